@@ -1,0 +1,98 @@
+"""
+What every dialect does with one HTTP exchange: read the body within its limit, find the deadline,
+notice that the caller has gone, and turn whatever is raised into the dialect's own answer.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message
+
+from gateway.config import DeadlineConfig
+from gateway.errors import ClientGone, Fault, HttpFault, describe
+from gateway.telemetry import exchange_of
+
+_log = logging.getLogger(__name__)
+
+TIMEOUT_HEADER = "x-request-timeout-ms"
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def answering(route: str, endpoint: Endpoint, render: Callable[[Fault], Response]) -> Endpoint:
+    """Wrap an endpoint so that every error is answered as `render` draws it; the outermost handler."""
+
+    async def answer(request: Request) -> Response:
+        exchange_of(request.scope).route = route
+        try:
+            return await endpoint(request)
+        except (ClientDisconnect, ClientGone):
+            return render(describe(ClientGone()))
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets an answer
+            fault = describe(error)
+            exchange_of(request.scope).code = fault.code
+            if fault.code == "internal_error":
+                _log.exception("request %s failed", exchange_of(request.scope).request_id)
+            return render(fault)
+
+    return answer
+
+
+async def read_json(request: Request, most: int) -> bytes:
+    """Read a JSON body of at most so many bytes, counted as they arrive."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HttpFault(415, "unsupported_media_type", f"send application/json, not {kind[:100]}", "Content-Type")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most:
+        raise _too_large(most)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise _too_large(most)
+    return bytes(body)
+
+
+def timeout_s(request: Request, deadlines: DeadlineConfig) -> float:
+    """Return how long the caller will wait: its header, else the default."""
+    told = request.headers.get(TIMEOUT_HEADER)
+    if told is None:
+        return deadlines.default_timeout_s
+    most = round(deadlines.max_timeout_s * 1000)
+    if not (told.isascii() and told.isdecimal() and 1 <= int(told[:10]) <= most):
+        raise HttpFault(400, "invalid_request", f"must be whole milliseconds from 1 to {most}", "X-Request-Timeout-Ms")
+    return int(told[:10]) / 1000
+
+
+@asynccontextmanager
+async def cancelled_when_gone(request: Request) -> AsyncIterator[None]:
+    """End the work inside when the caller closes the connection; call it after the body has been read."""
+    work = asyncio.current_task()
+    watch: asyncio.Future[Message] = asyncio.ensure_future(request.receive())
+    gone = False
+
+    def cancel(done: asyncio.Future[Message]) -> None:
+        nonlocal gone
+        if not done.cancelled() and work is not None:
+            gone = True
+            work.cancel()
+
+    watch.add_done_callback(cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and work is not None:
+            work.uncancel()
+            raise ClientGone from None
+        raise
+    finally:
+        watch.cancel()
+
+
+def _too_large(most: int) -> HttpFault:
+    return HttpFault(413, "body_too_large", f"the body is larger than {most} bytes")

@@ -1,0 +1,79 @@
+"""One function a command: takes its arguments, returns the exit code."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import uvloop
+from prometheus_client import start_http_server
+
+from gateway import config, progress, server
+from gateway.app import create_app
+from gateway.config import Settings, SettingsError
+from gateway.lifecycle import Lifecycle
+from gateway.telemetry import Metrics
+from inference import CannotServe, Client, Engine
+
+_log = logging.getLogger(__name__)
+
+_MISUSED = 2
+
+
+def serve(arguments: Sequence[str]) -> int:
+    """Serve models over HTTP until a signal."""
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(config.usage())
+        return 0
+    try:
+        settings = config.load(arguments, os.environ)
+    except SettingsError as err:
+        return _refuse(str(err))
+    _start_logging(settings.log.level)
+    try:
+        return _serve(settings)
+    except CannotServe as err:
+        return _refuse(str(err))
+
+
+def print_settings(arguments: Sequence[str]) -> int:
+    """Print the reference of all settings, as Markdown."""
+    sys.stdout.write(config.document())
+    return 0
+
+
+def _serve(settings: Settings) -> int:
+    http = settings.http
+    metrics = Metrics(settings.deadlines.latency_target_s)
+    try:
+        listener = server.bind(http.host, http.port)
+    except OSError as err:
+        return _refuse(f"cannot listen on {http.host}:{http.port}: {err.strerror}; choose another --port")
+    try:
+        start_http_server(http.metrics_port, http.host, metrics.registry)
+    except OSError as err:
+        return _refuse(
+            f"cannot listen on {http.host}:{http.metrics_port}: {err.strerror}; choose another --metrics-port"
+        )
+    with progress.shown() as step:
+        engine = Engine(settings.engine, observer=metrics.engine_event, progress=step)
+        client = Client(engine, settings.engine.limits, auto_truncate=settings.engine.auto_truncate)
+        lifecycle = Lifecycle(client, metrics)
+        app = create_app(settings, client, lifecycle, metrics)
+        serving = server.run(app, listener, http, settings.drain, lifecycle)
+        return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
+
+
+def _start_logging(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("uvicorn").setLevel("WARNING")
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"headrace: {message}\n")
+    return _MISUSED

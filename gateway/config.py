@@ -1,0 +1,427 @@
+"""
+Settings: flags, HEADRACE_* variables and a TOML file become frozen groups.
+
+KEYS is the one table behind all three and behind CONFIGURATION.md. Nothing else in the project reads settings
+or the environment, and every mistake is reported at once.
+"""
+
+import difflib
+import re
+import tomllib
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
+from operator import attrgetter
+from os.path import exists, expanduser  # pathlib's raise where these just answer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from inference import EngineConfig, ModelSource
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Group = TypeVar("Group", bound="DataclassInstance")
+Number = TypeVar("Number", int, float)
+
+REQUIRE = "HEADRACE_REQUIRE"  # for the tests: which optional parts they must find
+# Kubernetes puts such variables into every pod beside a Service called `headrace` or `headrace-...`.
+SERVICE_LINK = re.compile(r"HEADRACE_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)=.*|HEADRACE_(\w+_)?PORT=\w+://.*")
+LOOPBACK = re.compile(r"localhost|::1|127(\.[0-9]+){3}")
+USAGE = "usage: headrace serve [--key VALUE | --key=VALUE | --switch | --no-switch]...\n"
+PREFACE = """# Configuration
+
+A flag wins over its environment variable, a variable over the TOML file (`--config`), the file over the default.
+An empty variable counts as unset; several models are flags, a variable parted by commas, or a list; `--no-` negates.
+Every mistake is reported at once, before anything starts. `headrace settings` prints this file.
+"""
+DAY_S = 86_400
+FOLDER = re.compile(r"[/.~][^@]*")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+MODEL_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """Where the gateway listens, what it takes in, and from whom."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    metrics_port: int = 9090
+    max_body_bytes: int = 8 * 1024 * 1024
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    allow_anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineConfig:
+    """How soon answers should come, and how long a call may wait for one."""
+
+    latency_target_s: float = 0.1
+    default_timeout_s: float = 30.0
+    max_timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class DrainConfig:
+    """How a stop goes: still accept for the delay, then finish what runs within the timeout."""
+
+    drain_delay_s: float = 5.0
+    drain_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What is logged: the least level, and whether each call gets a line."""
+
+    level: str = "info"
+    access: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of a process. Each object is handed the group it needs, never this."""
+
+    http: HttpConfig = HttpConfig()
+    deadlines: DeadlineConfig = DeadlineConfig()
+    drain: DrainConfig = DrainConfig()
+    log: LogConfig = LogConfig()
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """Where a setting was written, what is wrong with it and the fix; `key` names the setting, if it is one."""
+
+    where: str
+    problem: str
+    fix: str
+    key: str = ""
+
+    def __str__(self) -> str:
+        """One line."""
+        return " ".join(f"{self.where}: {self.problem}; {self.fix}".split())
+
+
+class SettingsError(Exception):
+    """All mistakes of one start."""
+
+    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
+        """All of them, in the order they were found."""
+        super().__init__(mistakes)
+        self.mistakes = mistakes
+
+    def __str__(self) -> str:
+        """One line a mistake."""
+        return "\n".join(map(str, self.mistakes))
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a key takes, in words and as a parser (ValueError: not that); `toml` has the types TOML may write."""
+
+    metavar: str
+    expects: str
+    parse: Callable[[str], object]
+    toml: tuple[type, ...] = (str,)
+    show: Callable[[Any], str] = str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting. `path` is its place in Settings; without one it is for flags and variables only."""
+
+    name: str
+    path: str
+    kind: Kind
+    help: str
+    many: bool = False
+
+    @property
+    def flag(self) -> str:
+        """`--drain-delay`."""
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """`HEADRACE_DRAIN_DELAY`."""
+        return f"HEADRACE_{self.name.upper().replace('-', '_')}"
+
+    def show(self, settings: object) -> str:
+        """Its value in such Settings, as one would write it."""
+        return self.kind.show(attrgetter(self.path)(settings)) if self.path else "none"
+
+
+def _matching(pattern: str, text: str) -> str:
+    if not re.fullmatch(pattern, text.lower(), re.ASCII):
+        raise ValueError(text)
+    return text.lower()
+
+
+def _within(number: Number, least: Number, most: Number) -> Number:
+    if not least <= number <= most:  # nor is NaN
+        raise ValueError(number)
+    return number
+
+
+def _boolean(text: str) -> bool:
+    return BOOLEANS[_matching("|".join(BOOLEANS), text)]
+
+
+def _path(text: str) -> Path:
+    if not text.strip() or not text.isprintable():
+        raise ValueError(text)
+    return Path(expanduser(text))
+
+
+def _show_path(path: Path) -> str:
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+
+
+def _model(text: str) -> ModelSource:
+    """What exists on this disk is a folder, whatever its name; `=` and `@` have a meaning elsewhere."""
+    name, place = text.split("=", 1) if "=" in text and not exists(text) else ("", text)
+    place, revision = expanduser(place), ""
+    if not exists(place) and not FOLDER.fullmatch(place):
+        place, at, revision = place.partition("@")
+        if not HUB_ID.fullmatch(place) or (at and (exists(place) or not COMMIT.fullmatch(revision))):
+            raise ValueError(text)
+    name = name or place.rstrip("/").rpartition("/")[2]
+    if not MODEL_NAME.fullmatch(name):
+        raise ValueError(text)
+    return ModelSource(name, place, revision or None)
+
+
+def _words(*words: str) -> Kind:
+    return Kind("WORD", f"one of {', '.join(words)}", partial(_matching, "|".join(words)))
+
+
+def _whole(unit: str, least: int, most: int) -> Kind:
+    expects = f"a whole number{unit} from {least} to {most}"
+    return Kind("N", expects, lambda text: _within(int(text), least, most), (int,))
+
+
+def _time(unit: str, per_second: int, least_s: float) -> Kind:
+    return Kind(
+        unit.upper(),
+        f"a number of {unit} from {least_s * per_second:g} to {DAY_S * per_second}",
+        lambda text: _within(float(text) / per_second, least_s, DAY_S),
+        (int, float),
+        lambda seconds: f"{seconds * per_second:.12g}",
+    )
+
+
+PORT = _whole("", 0, 65_535)
+TOKENS = _whole(" of tokens", 0, 1 << 40)
+SECONDS = _time("seconds", 1, 0.001)
+MILLISECONDS = _time("ms", 1000, 0.001)
+FILE = Kind("PATH", "a path", _path, show=_show_path)
+HOST = Kind(
+    "HOST",
+    "an address or a host name, without a port",
+    partial(_matching, r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f.]*(:[0-9a-f.]*){2,}"),
+)
+DEVICE = Kind("DEVICE", "auto, cpu, cuda or cuda:N", partial(_matching, "auto|cpu|cuda(:[0-9]{1,3})?"))
+BOOLEAN = Kind("", "true or false", _boolean, (bool,), lambda on: str(on).lower())
+MODEL = Kind(
+    "MODEL",
+    "`[NAME=]PATH_OR_HUB_ID[@REVISION]`; a hub id alone has a REVISION, a commit of 40 hex digits: branches move",
+    _model,
+    show=lambda models: ", ".join(f"{model.name}={model.location}" for model in models) or "the built-in model",
+)
+
+KEYS = (
+    Key("config", "", FILE, "TOML file with settings"),
+    Key("model", "engine.models", MODEL, "Model to serve, as NAME or the last part of its path; repeatable", many=True),
+    Key("host", "http.host", HOST, "Address to listen on; any but a loopback one needs allow-anonymous"),
+    Key("port", "http.port", PORT, "Port of the API; 0 takes any free one"),
+    Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),
+    Key("allow-anonymous", "http.allow_anonymous", BOOLEAN, "Answer callers without a key on any address"),
+    Key("max-body-bytes", "http.max_body_bytes", _whole(" of bytes", 1, 1 << 40), "Largest body of a call"),
+    Key("header-timeout", "http.header_timeout_s", SECONDS, "How long a call's head may take to arrive"),
+    Key("body-timeout", "http.body_timeout_s", SECONDS, "How long a call's body may take to arrive"),
+    Key("latency-target-ms", "deadlines.latency_target_s", MILLISECONDS, "Latency within which capacity is measured"),
+    Key("default-timeout-ms", "deadlines.default_timeout_s", MILLISECONDS, "Timeout of a call that names none"),
+    Key("max-timeout-ms", "deadlines.max_timeout_s", MILLISECONDS, "Longest timeout that a call may name"),
+    Key("drain-delay", "drain.drain_delay_s", _time("seconds", 1, 0), "How long a stop still accepts calls"),
+    Key("drain-timeout", "drain.drain_timeout_s", SECONDS, "How long accepted calls may take after that"),
+    Key("device", "engine.device.device", DEVICE, "Where models run"),
+    Key("dtype", "engine.device.dtype", _words("auto", "float32", "float16", "bfloat16"), "Numbers models compute in"),
+    Key("threads", "engine.device.threads", _whole("", 0, 4096), "CPU threads; 0 leaves the choice to torch"),
+    Key("max-batch-tokens", "engine.limits.max_batch_tokens", TOKENS, "Tokens in one batch; 0: the device's default"),
+    Key("max-waiting-tokens", "engine.limits.max_waiting_tokens", TOKENS, "Tokens that may wait; more are refused"),
+    Key("max-items", "engine.limits.max_items", _whole("", 1, 1 << 20), "Inputs in one call"),
+    Key("auto-truncate", "engine.auto_truncate", BOOLEAN, "Cut inputs that are too long instead of refusing them"),
+    Key("cache-dir", "engine.cache_dir", FILE, "Where fetched models are kept"),
+    Key("log-level", "log.level", _words("debug", "info", "warning", "error"), "Least level that is logged"),
+    Key("access-log", "log.access", BOOLEAN, "Log a line for each call"),
+)
+BY_NAME = {key.name: key for key in KEYS}
+TOML_KEYS = {key.name: key for key in KEYS if key.path}
+VARIABLES = {key.variable: key for key in KEYS}
+FLAGS = {key.flag: key for key in KEYS} | {f"--no-{key.name}": key for key in KEYS if key.kind is BOOLEAN}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One value that somebody wrote, and where."""
+
+    key: Key
+    where: str
+    value: object
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """The settings of this process; SettingsError has every mistake in them."""
+    flags, variables = list(_from_flags(arguments)), list(_from_environment(environment))
+    file = list(_from_file((_by_key(variables) | _by_key(flags)).get("config", [])))
+    chosen = ChainMap(_by_key(flags), _by_key(variables), _by_key(file))
+    settings = reduce(_with, chosen.values(), Settings())
+    mistakes = [found for found in flags + variables + file if isinstance(found, Mistake)]
+    mistakes += _conflicts(settings, chosen, {mistake.key for mistake in mistakes})
+    if mistakes:
+        raise SettingsError(tuple(mistakes))
+    return settings
+
+
+def usage() -> str:
+    """What `headrace serve --help` prints."""
+    rows = [(f"{key.flag} {key.kind.metavar}", f"{key.help} [{key.show(Settings())}]") for key in KEYS]
+    return "\n".join([USAGE, *(f"  {left:<27}{right}" for left, right in rows)])
+
+
+def reference() -> str:
+    """All keys as a Markdown table."""
+    rows = [["Flag", "Variable", "TOML key", "Default", "Meaning"], ["---"] * 5]
+    for key in KEYS:
+        names = [key.flag, key.variable, key.name if key.path else "none", key.show(Settings())]
+        rows.append([*(f"`{name}`" for name in names), f"{key.help}. Takes {key.kind.expects}."])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def document() -> str:
+    """CONFIGURATION.md, but for its last newline."""
+    return f"{PREFACE}\n{reference()}"
+
+
+def _from_flags(arguments: Sequence[str]) -> Iterator[Given | Mistake]:
+    groups: list[list[str]] = []  # each flag with the words up to the next one
+    for word in arguments:
+        if word.startswith("--") or not groups:
+            groups.append(word.split("=", 1))
+        else:
+            groups[-1].append(word)
+    return (_flag(flag, values) for flag, *values in groups)
+
+
+def _flag(flag: str, values: list[str]) -> Given | Mistake:
+    key = FLAGS.get(flag)
+    if key is None:
+        return _unknown(flag, flag, FLAGS)
+    if key.kind is BOOLEAN and not values:
+        return Given(key, flag, flag == key.flag)
+    if len(values) == 1 and values[0] and flag == key.flag:
+        return _read(key, flag, values[0])
+    if flag != key.flag:
+        return Mistake(flag, f"takes no value, not {values}", f"write {flag} alone", key.name)
+    problem = f"takes one value, not {values}" if any(values) else "has no value"
+    return Mistake(flag, problem, f"write {flag} {key.kind.metavar}".rstrip(), key.name)
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[Given | Mistake]:
+    for variable, text in environment.items():
+        key = VARIABLES.get(variable)
+        if not text or not variable.startswith("HEADRACE_") or SERVICE_LINK.fullmatch(f"{variable}={text}"):
+            continue
+        if key:
+            parts = text.split(",") if key.many else [text]
+            yield from (_read(key, variable, part.strip()) for part in parts)
+        elif variable != REQUIRE:
+            yield _unknown(variable, variable, VARIABLES)
+
+
+def _from_file(config: list[Given]) -> Iterator[Given | Mistake]:
+    for given in config[-1:]:
+        path = Path(str(given.value))
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            yield Mistake(given.where, f"cannot read {str(path)!r}: {error.strerror}", "name a TOML file", "config")
+        except ValueError as error:  # not TOML, or not UTF-8
+            yield Mistake(str(path), f"is not TOML: {error}", "mend it there", "config")
+        else:
+            yield from (found for name in table for found in _entry(f"{path}: {name}", name, table[name]))
+
+
+def _entry(where: str, name: str, value: object) -> Iterator[Given | Mistake]:
+    key = TOML_KEYS.get(name.replace("_", "-"))
+    if key is None:
+        yield _unknown(where, name, TOML_KEYS)
+        return
+    for item in value if key.many and isinstance(value, list) else [value]:
+        native = type(item) in key.kind.toml  # exactly: to Python, true is an int
+        yield _read(key, where, str(item)) if native else _misfit(key, where, item)
+
+
+def _unknown(where: str, name: str, known: Iterable[str]) -> Mistake:
+    near = difflib.get_close_matches(name, known, n=1)
+    return Mistake(where, "is not a setting", f"did you mean {near[0]}?" if near else "see `headrace serve --help`")
+
+
+def _read(key: Key, where: str, text: str) -> Given | Mistake:
+    try:
+        return Given(key, where, key.kind.parse(text))
+    except ValueError:
+        return _misfit(key, where, text)
+
+
+def _misfit(key: Key, where: str, value: object) -> Mistake:
+    fix = f"mend it, or leave it out for {key.show(Settings())}"
+    return Mistake(where, f"{value!r} is not {key.kind.expects}", fix, key.name)
+
+
+def _by_key(source: Iterable[Given | Mistake]) -> dict[str, list[Given]]:
+    found: dict[str, list[Given]] = {}
+    for given in source:
+        if isinstance(given, Given):
+            found.setdefault(given.key.name, []).append(given)
+    return found
+
+
+def _with(settings: Settings, given: list[Given]) -> Settings:
+    """The settings with one key's values put in: all of them if it takes many, else the last."""
+    key = given[0].key
+    value = tuple(one.value for one in given) if key.many else given[-1].value
+    return _put(settings, key.path.split("."), value) if key.path else settings
+
+
+def _put(group: Group, path: list[str], value: object) -> Group:
+    head, *rest = path
+    return replace(group, **{head: _put(getattr(group, head), rest, value) if rest else value})
+
+
+def _conflicts(settings: Settings, chosen: Mapping[str, list[Given]], bad: set[str]) -> Iterator[Mistake]:
+    """What does not fit together, judged only where each part could be read."""
+    for names, problem, fix in _clashes(settings):
+        if bad.isdisjoint({*names, "config"}):
+            where = next(chosen[name][-1].where for name in names if name in chosen)
+            values = ", ".join(f"{name} {BY_NAME[name].show(settings)}" for name in names)
+            yield Mistake(where, f"{values}: {problem}", fix, names[0])
+
+
+def _clashes(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """The keys that clash, why, and the fix."""
+    http, deadlines, models = settings.http, settings.deadlines, settings.engine.models
+    if http.port == http.metrics_port != 0:
+        yield ("port", "metrics-port"), "both would listen on one port", "change one of them"
+    if deadlines.default_timeout_s > deadlines.max_timeout_s:
+        yield ("default-timeout-ms", "max-timeout-ms"), "the default is above the maximum", "lower it or raise that"
+    if not http.allow_anonymous and not LOOPBACK.fullmatch(http.host):
+        problem = "anyone who reaches the address could call"
+        yield ("host", "allow-anonymous"), problem, "add --allow-anonymous or keep 127.0.0.1"
+    if len({model.name for model in models}) < len(models):
+        yield ("model",), "two models of one name", "give one another name, NAME=..."

@@ -1,0 +1,65 @@
+"""starting -> ready -> draining -> stopped, and the probes that tell an orchestrator the truth."""
+
+from typing import Literal
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from gateway.telemetry import Metrics, exchange_of
+from inference import Client
+
+State = Literal["starting", "ready", "draining", "stopped"]
+
+
+class Lifecycle:
+    """The state of this replica."""
+
+    def __init__(self, client: Client, metrics: Metrics) -> None:
+        """Begin as starting."""
+        self.state: State = "starting"
+        self._client = client
+        self._metrics = metrics
+
+    @property
+    def draining(self) -> bool:
+        """Whether callers should go elsewhere."""
+        return self.state in {"draining", "stopped"}
+
+    async def start(self) -> None:
+        """Load and warm up every model, then be ready; raises CannotServe."""
+        await self._client.start()
+        for model in self._client.models.values():
+            self._metrics.loaded(model)
+        self._metrics.watch(self._client.statistics)
+        self.state = "ready"
+
+    def drain(self) -> None:
+        """Tell the probes that this replica is going; calls are still taken and answered."""
+        self.state = "draining"
+
+    def abandon(self) -> int:
+        """Fail what is not answered yet; returns how many calls that were."""
+        return self._client.abandon()
+
+    async def stop(self) -> None:
+        """Answer what was taken, and stop the engine."""
+        await self._client.stop()
+        self.state = "stopped"
+
+    def routes(self) -> list[Route]:
+        """`/livez` and `/readyz`."""
+        return [Route("/livez", self._livez), Route("/readyz", self._readyz)]
+
+    async def _livez(self, request: Request) -> Response:
+        """Fail only when a restart would help: a device thread is dead or stuck."""
+        exchange_of(request.scope).route = "probe"
+        if self._client.healthy:
+            return PlainTextResponse("alive\n")
+        return PlainTextResponse("a device thread is dead or stuck\n", 503)
+
+    async def _readyz(self, request: Request) -> Response:
+        exchange_of(request.scope).route = "probe"
+        if self.state == "ready" and self._client.healthy:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse(f"{self.state if self._client.healthy else 'device lost'}\n", 503)

@@ -1,0 +1,208 @@
+"""
+uvicorn, with what it lacks: deadlines for receiving, a limit on headers, and a drain that loses nothing.
+
+A first SIGTERM or SIGINT drains, a second one ends the process at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.config import DrainConfig, HttpConfig
+from gateway.lifecycle import Lifecycle
+
+_log = logging.getLogger(__name__)
+
+_KEEP_ALIVE_S: Final = 75  # longer than common proxies keep theirs, so that the proxy closes first
+_LINGER_S: Final = 0.2  # an idle connection stays so long at shutdown, for a call already on its way
+_MAX_HEAD_BYTES: Final = 65536
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Open the listening socket; raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def run(
+    app: ASGIApp,
+    listener: socket.socket,
+    http: HttpConfig,
+    drain: DrainConfig,
+    lifecycle: Lifecycle,
+) -> int:
+    """Serve until a signal, drain, and return the exit code; raises CannotServe if a model cannot be loaded."""
+    signals = _Signals()
+    server = _Server(_uvicorn_config(app, http, drain))
+    serving = asyncio.create_task(server.serve([listener]))
+    starting = asyncio.create_task(lifecycle.start())
+    stopping = asyncio.create_task(signals.first.wait())
+    await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        _log.warning("stopped while starting")
+        os._exit(0)  # nothing was taken, and a thread that loads weights cannot be interrupted
+    if starting.exception() is None:
+        _log.info("ready: listening on http://%s:%d", *listener.getsockname()[:2])
+        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+        await _announce_drain(signals, drain, lifecycle)
+    server.should_exit = True
+    lost = await _finish(serving, drain, lifecycle)
+    starting.result()
+    return 1 if lost else 0
+
+
+async def _announce_drain(signals: "_Signals", drain: DrainConfig, lifecycle: Lifecycle) -> None:
+    """Fail readiness at once, and go on accepting until load balancers have noticed."""
+    lifecycle.drain()
+    delay_s = 0.0 if signals.interrupted else drain.drain_delay_s
+    _log.info("draining: accepting for another %.1f s", delay_s)
+    await asyncio.sleep(delay_s)
+
+
+async def _finish(serving: asyncio.Task[None], drain: DrainConfig, lifecycle: Lifecycle) -> int:
+    """Answer what was taken; return how many calls got a 503 because the time was up."""
+    lost = 0
+
+    def give_up() -> None:
+        nonlocal lost
+        lost = lifecycle.abandon()
+
+    timer = asyncio.get_running_loop().call_later(drain.drain_timeout_s, give_up)
+    await serving
+    timer.cancel()
+    await lifecycle.stop()
+    _log.info("stopped" if not lost else "stopped: %d calls could not be finished in time", *([lost] if lost else []))
+    return lost
+
+
+class _Signals:
+    """The first signal sets `first`; a second one does not wait for anything."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.interrupted = False
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._arrived, number)
+
+    def _arrived(self, number: signal.Signals) -> None:
+        if self.first.is_set():
+            _log.warning("a second signal: leaving at once")
+            os._exit(128 + number)
+        self.interrupted = number == signal.SIGINT
+        self.first.set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: ours drain first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _uvicorn_config(app: ASGIApp, http: HttpConfig, drain: DrainConfig) -> uvicorn.Config:
+    class Protocol(_DeadlineProtocol):
+        header_timeout_s = http.header_timeout_s
+        body_timeout_s = http.body_timeout_s
+
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(drain.drain_timeout_s) + 1,
+    )
+
+
+class _DeadlineProtocol(HttpToolsProtocol):
+    """
+    A connection that must send its headers, then its body, in time.
+
+    uvicorn waits for ever for both, and resets its keep-alive timer at every byte.
+    """
+
+    header_timeout_s: float
+    body_timeout_s: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timer: asyncio.TimerHandle | None = None
+        self._head_bytes: int | None = None  # None: not within a head
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._timer is None:
+            self._expect_head()
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes is not None and self._head_bytes > _MAX_HEAD_BYTES:
+            self._cut(b"431 Request Header Fields Too Large")
+
+    def on_headers_complete(self) -> None:
+        self._expect(self.body_timeout_s)
+        self._head_bytes = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._expect_nothing()
+        super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Close when idle, but not before a call that is already on its way could be read."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(_LINGER_S, super().shutdown)
+        else:
+            super().shutdown()
+
+    def _expect_head(self) -> None:
+        self._head_bytes = 0
+        self._expect(self.header_timeout_s)
+
+    def _expect(self, within_s: float) -> None:
+        self._expect_nothing()
+        self._timer = self.loop.call_later(within_s, self._cut, b"408 Request Timeout")
+
+    def _expect_nothing(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._head_bytes = None
+
+    def _cut(self, status: bytes) -> None:
+        self._expect_nothing()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        self.transport.close()

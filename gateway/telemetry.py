@@ -1,0 +1,198 @@
+"""
+What people see: the request id, one log line a call, and Prometheus.
+
+Engine reports become metrics here and nowhere else. Labels are never text that a caller made, and no
+line holds an input.
+"""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import __version__
+from inference import BatcherStatistics, CallTimings, Dispatched, Report, ServedModel
+
+_access = logging.getLogger("headrace.access")
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_POWERS: Final = tuple(2.0**i for i in range(18))
+_OUTCOMES: Final = {429: "refused", 499: "cancelled", 504: "expired"}
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is known of one HTTP exchange; filled in on its way."""
+
+    request_id: str
+    route: str = "other"
+    model: str = ""
+    status: int = 499  # until an answer starts
+    code: str = ""
+    items: int = 0
+    tokens: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def outcome(self) -> str:
+        """`ok`, `refused`, `expired`, `cancelled`, `invalid` or `failed`."""
+        families = {2: "ok", 3: "ok", 4: "invalid"}
+        return _OUTCOMES.get(self.status) or families.get(self.status // 100, "failed")
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """Return the record of this exchange."""
+    exchange: Exchange = scope["headrace"]
+    return exchange
+
+
+def server_timing(timings: CallTimings) -> str:
+    """Format where a call's time went as a Server-Timing header (W3C), in milliseconds."""
+    parts = {"tokenise": timings.tokenise_s, "queue": timings.queue_s, "device": timings.device_s}
+    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts.items())
+
+
+class Telemetry:
+    """ASGI middleware: names every exchange, counts it, and writes its line."""
+
+    def __init__(self, app: ASGIApp, metrics: "Metrics", *, access_log: bool, draining: Callable[[], bool]) -> None:
+        """Wrap the application; while `draining()`, every answer asks its connection to close."""
+        self._app = app
+        self._metrics = metrics
+        self._access_log = access_log
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one exchange."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = scope["headrace"] = Exchange(_request_id(scope))
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = exchange.request_id
+                if self._draining():
+                    headers["connection"] = "close"
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_named)
+        finally:
+            self._metrics.in_flight.dec()
+            self._metrics.answered(exchange)
+            if self._access_log and exchange.route != "probe":
+                _log_line(scope, exchange)
+
+
+class Metrics:
+    """Prometheus, in a registry of its own."""
+
+    def __init__(self, latency_target_s: float) -> None:
+        """Make every metric; the latency target gets a bucket of its own."""
+        self.registry = CollectorRegistry()
+        seconds = sorted({*_SECONDS, latency_target_s})
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"headrace_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"headrace_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: "list[float] | tuple[float, ...]", *labels: str) -> Histogram:
+            return Histogram(f"headrace_{name}", text, labels, registry=self.registry, buckets=buckets)
+
+        shares = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.9]
+        self.requests = counter("requests", "Calls answered", "route", "model", "outcome")
+        self.refusals = counter("refusals", "Calls that were not run", "reason")
+        self.in_flight = gauge("in_flight", "HTTP exchanges in progress")
+        self.request_s = histogram("request_seconds", "From first byte read to answer", seconds, "route", "model")
+        self.tokenise_s = histogram("tokenise_seconds", "Text to tokens, a call", seconds, "model")
+        self.queue_s = histogram("queue_seconds", "Admission to dispatch, an input", seconds, "model")
+        self.device_s = histogram("device_seconds", "Dispatch to answer, a batch", seconds, "model")
+        self.batch_size = histogram("batch_size", "Inputs in a batch", _POWERS, "model")
+        self.batch_tokens = histogram("batch_tokens", "Real tokens in a batch", _POWERS, "model")
+        self.padding = histogram("padding_ratio", "Padding tokens per computed token, a batch", shares, "model")
+        self.failures = counter("batch_failures", "Batches that failed as a whole", "model", "error")
+        self.load_s = gauge("model_load_seconds", "Reading weights and the packing self-test", "model")
+        self.warm_up_s = gauge("model_warm_up_seconds", "Rehearsing batches before ready", "model")
+        gauge("build_info", "Version of this server", "version").labels(__version__).set(1)
+
+    def answered(self, exchange: Exchange) -> None:
+        """Count an exchange that ended."""
+        self.requests.labels(exchange.route, exchange.model, exchange.outcome).inc()
+        self.request_s.labels(exchange.route, exchange.model).observe(time.monotonic() - exchange.started)
+        if exchange.outcome in {"refused", "expired"}:
+            self.refusals.labels(exchange.code or exchange.outcome).inc()
+
+    def loaded(self, model: ServedModel) -> None:
+        """Record what a model's start cost."""
+        self.load_s.labels(model.name).set(model.load_s)
+        self.warm_up_s.labels(model.name).set(model.warm_up_s)
+
+    def engine_event(self, event: Dispatched | Report) -> None:
+        """Record what the batcher reports; called on the device's thread."""
+        if isinstance(event, Dispatched):
+            queue_s = self.queue_s.labels(event.model)
+            for wait_s in event.waits_s:
+                queue_s.observe(wait_s)
+            return
+        if event.error is not None:
+            self.failures.labels(event.model, event.error).inc()
+        self.device_s.labels(event.model).observe(event.device_s)
+        self.batch_size.labels(event.model).observe(event.sequences)
+        self.batch_tokens.labels(event.model).observe(event.tokens)
+        self.padding.labels(event.model).observe(1 - event.tokens / event.padded_tokens)
+
+    def watch(self, statistics: Callable[[], BatcherStatistics | None]) -> None:
+        """Pull the queue's gauges from the engine whenever somebody scrapes."""
+        self.registry.register(_Waiting(statistics))
+
+
+class _Waiting(Collector):
+    def __init__(self, statistics: Callable[[], BatcherStatistics | None]) -> None:
+        self._statistics = statistics
+
+    def collect(self) -> Iterator[Metric]:
+        entries = GaugeMetricFamily("headrace_waiting_entries", "Inputs that wait", labels=["model"])
+        tokens = GaugeMetricFamily("headrace_waiting_tokens", "Tokens that wait", labels=["model"])
+        oldest = GaugeMetricFamily("headrace_oldest_waiting_seconds", "Age of the oldest that waits", labels=["model"])
+        statistics = self._statistics()
+        for lane in statistics.scheduler.lanes if statistics else ():
+            entries.add_metric([lane.model], lane.entries)
+            tokens.add_metric([lane.model], lane.tokens)
+            oldest.add_metric([lane.model], lane.oldest_s)
+        yield from (entries, tokens, oldest)
+
+
+def _request_id(scope: Scope) -> str:
+    told = Headers(scope=scope).get("x-request-id", "")
+    return told if _SAFE_ID.fullmatch(told) else secrets.token_hex(16)
+
+
+def _log_line(scope: Scope, exchange: Exchange) -> None:
+    _access.info(
+        "%s %s %d %.1fms id=%s model=%s items=%d tokens=%d%s",
+        scope["method"],
+        exchange.route,
+        exchange.status,
+        (time.monotonic() - exchange.started) * 1000,
+        exchange.request_id,
+        exchange.model or "-",
+        exchange.items,
+        exchange.tokens,
+        f" code={exchange.code}" if exchange.code else "",
+    )

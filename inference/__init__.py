@@ -1,0 +1,85 @@
+"""
+Requests in, results out: the model side of Headrace. Never sees HTTP.
+
+The front door: every public name is loaded when it is first used (PEP 562), so that a process which
+only speaks HTTP never imports torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from inference.batcher import BatcherStatistics, DeviceStatistics
+    from inference.client import CallTimings, Client, Embed, Embeddings, Inputs
+    from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
+    from inference.engine import Engine, Progress, ServedModel
+    from inference.errors import (
+        CannotServe,
+        DeadlineExceeded,
+        DeviceLost,
+        InferenceError,
+        InvalidRequest,
+        OutOfMemory,
+        Overloaded,
+        RuntimeFailed,
+        Unavailable,
+        UnknownModel,
+    )
+    from inference.request import Dispatched, Report
+
+_HOMES = {
+    "batcher": ("BatcherStatistics", "DeviceStatistics"),
+    "client": ("CallTimings", "Client", "Embed", "Embeddings", "Inputs"),
+    "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
+    "engine": ("Engine", "Progress", "ServedModel"),
+    "errors": (
+        "CannotServe",
+        "DeadlineExceeded",
+        "DeviceLost",
+        "InferenceError",
+        "InvalidRequest",
+        "OutOfMemory",
+        "Overloaded",
+        "RuntimeFailed",
+        "Unavailable",
+        "UnknownModel",
+    ),
+    "request": ("Dispatched", "Report"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BatcherStatistics",
+    "CallTimings",
+    "CannotServe",
+    "Client",
+    "DeadlineExceeded",
+    "DeviceConfig",
+    "DeviceLost",
+    "DeviceStatistics",
+    "Dispatched",
+    "Embed",
+    "Embeddings",
+    "Engine",
+    "EngineConfig",
+    "InferenceError",
+    "Inputs",
+    "InvalidRequest",
+    "Limits",
+    "ModelSource",
+    "OutOfMemory",
+    "Overloaded",
+    "Progress",
+    "Report",
+    "RuntimeFailed",
+    "ServedModel",
+    "Unavailable",
+    "UnknownModel",
+    "default_cache_dir",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'inference' has no attribute {name!r}")
+    return getattr(import_module(f"inference.{_HOME_OF[name]}"), name)

