@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar
 
 from tokenizers.normalizers import Lowercase, Sequence
 
@@ -20,6 +20,7 @@ from inference.fetch import DEFAULT_MODEL, fetch_hub, fetch_package
 
 Pooling = Literal["mean", "cls", "max", "last"]
 Json = dict[str, Any]
+Read = TypeVar("Read")
 
 _UNSAFE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".so", ".h5", ".msgpack"})
 _CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"})
@@ -31,6 +32,14 @@ _POOLING_KEYS: Mapping[str, Pooling] = {
     "pooling_mode_max_tokens": "max",
     "pooling_mode_lasttoken": "last",
 }
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
 _OTHER_TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "ConditionalGeneration")
 
 
@@ -52,6 +61,8 @@ class Checkpoint:
         """Return the tokenizer that Transformers would use, as JSON, and the most tokens it is meant for."""
         from transformers import AutoTokenizer  # noqa: PLC0415 - transformers takes seconds to import
 
+        if not any((self.path / file).is_file() for file in _VOCABULARIES):
+            raise CannotServe(f"{self.name}: no tokenizer.json in {self.path}, nor another vocabulary")
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False, local_files_only=True)
             backend = tokenizer.backend_tokenizer
@@ -73,12 +84,12 @@ def open_checkpoints(config: EngineConfig) -> list[Checkpoint]:
 def read_checkpoint(name: str, path: Path, revision: str | None = None) -> Checkpoint:
     """Check a folder and say what is in it; raises CannotServe."""
     _refuse_unsafe_files(name, path)
-    config = _read_json(path / "config.json")
+    config = _read_json(path / "config.json", dict)
     for file in sorted(path.glob("*.json")):
-        _refuse_code(name, file, _read_json(file))
+        _refuse_code(name, file)
     _refuse_other_tasks(name, path, config)
     parts = _modules(name, path)
-    limits = _read_json(path / "sentence_bert_config.json", missing={})
+    limits = _read_json(path / "sentence_bert_config.json", dict, optional=True)
     return Checkpoint(
         name=name,
         path=path,
@@ -103,7 +114,7 @@ def _open(source: ModelSource, cache_dir: Path) -> Checkpoint:
 
 
 def _refuse_unsafe_files(name: str, path: Path) -> None:
-    unsafe = sorted(file for file in path.rglob("*") if file.suffix in _UNSAFE_SUFFIXES)
+    unsafe = sorted(file for file in path.rglob("*") if file.suffix.lower() in _UNSAFE_SUFFIXES)
     if unsafe:
         raise CannotServe(
             f"model {name}: {unsafe[0]} can run code when it is loaded: keep only safetensors, JSON and text files"
@@ -112,8 +123,8 @@ def _refuse_unsafe_files(name: str, path: Path) -> None:
         raise CannotServe(f"model {name}: no model.safetensors in {path}")
 
 
-def _refuse_code(name: str, file: Path, content: Json) -> None:
-    for key, value in _pairs(content):
+def _refuse_code(name: str, file: Path) -> None:
+    for key, value in _pairs(_read_json(file, object)):
         is_code = key in _CODE_KEYS and value
         is_kernel = key.endswith("attn_implementation") and value not in _ATTENTION
         if is_code or is_kernel or key.endswith("_implementation_internal"):
@@ -128,8 +139,11 @@ def _refuse_other_tasks(name: str, path: Path, config: Json) -> None:
 
 def _modules(name: str, path: Path) -> dict[str, str]:
     """The sentence-transformers parts by class name; each must be one that this engine runs."""
-    modules = cast("list[dict[str, str]]", _read_json(path / "modules.json", missing=[]))
-    parts = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+    modules = _read_json(path / "modules.json", list, optional=True)
+    try:
+        parts = {str(module["type"]).rpartition(".")[2]: str(module["path"]) for module in modules}
+    except (TypeError, KeyError):
+        raise CannotServe(f"{path / 'modules.json'} is not a list of parts with type and path") from None
     unknown = sorted(parts.keys() - {"Transformer", "Pooling", "Normalize"})
     if unknown:
         raise CannotServe(f"model {name}: its part {unknown[0]} in modules.json is not supported")
@@ -137,7 +151,7 @@ def _modules(name: str, path: Path) -> dict[str, str]:
 
 
 def _pooling(name: str, folder: Path) -> Pooling:
-    config = _read_json(folder / "config.json")
+    config = _read_json(folder / "config.json", dict)
     known = [mode for key, mode in _POOLING_KEYS.items() if config.get(key)]
     asked = [key for key, value in config.items() if key.startswith("pooling_mode") and value]
     if len(known) != 1 or len(asked) != 1:
@@ -145,15 +159,19 @@ def _pooling(name: str, folder: Path) -> Pooling:
     return known[0]
 
 
-def _read_json(file: Path, missing: Any = None) -> Any:
-    if missing is not None and not file.is_file():
-        return missing
+def _read_json(file: Path, kind: type[Read], *, optional: bool = False) -> Read:
+    """Read a JSON document of this kind; an optional file that is not there reads as empty."""
+    if optional and not file.is_file():
+        return kind()
     try:
-        return json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise CannotServe(f"{file} is missing") from None
-    except (ValueError, OSError) as err:
+    except (ValueError, RecursionError, OSError) as err:
         raise CannotServe(f"{file} cannot be read: {err}") from err
+    if not isinstance(content, kind):
+        raise CannotServe(f"{file} does not hold a JSON {'object' if kind is dict else 'array'}")
+    return content
 
 
 def _pairs(content: object) -> Iterator[tuple[str, Any]]:

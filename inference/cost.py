@@ -3,8 +3,9 @@ What a batch costs in seconds: learned from the batches that ran.
 
     seconds = base + a * tokens + b * sequences + c * sum of squared lengths,  all coefficients >= 0
 
-Least squares on relative errors with exponential forgetting, solved by coordinate descent under
-non-negativity (Franc, Hlavac, Navara 2005): four unknowns, so a boring loop in plain Python.
+Least squares on relative errors with exponential forgetting. Four unknowns, so the normal equations
+are solved by elimination in plain Python, some 20 us a batch; a coefficient that comes out negative is
+taken for zero and the rest solved again (active sets, after Lawson and Hanson 1974).
 """
 
 from inference.request import Shape
@@ -12,7 +13,7 @@ from inference.request import Shape
 _FEATURES = 4
 _SCALES = (1.0, 1e3, 1e1, 1e5)  # keeps the normal equations well conditioned
 _FORGETTING = 0.99  # a batch counts half after 69 others
-_SWEEPS = 50
+_RIDGE = 1e-9  # keeps the equations solvable while batches all look alike
 _TRUSTED_AFTER = 8  # observations before outliers are clipped
 _OUTLIER = 4.0  # an observation counts for at most so many times its prediction
 
@@ -52,18 +53,39 @@ class CostModel:
         self._solve()
 
     def _solve(self) -> None:
-        c = self._coefficients
-        for _ in range(_SWEEPS):
-            for i in range(_FEATURES):
-                curvature = self._normal[i][i]
-                if curvature > 0.0:
-                    slope = _dot(self._normal[i], c) - self._moment[i]
-                    c[i] = max(0.0, c[i] - slope / curvature)
+        active = list(range(_FEATURES))
+        while active:
+            solution = _eliminate(
+                [[self._normal[i][j] for j in active] for i in active], [self._moment[i] for i in active]
+            )
+            worst = min(range(len(active)), key=solution.__getitem__)
+            if solution[worst] >= 0.0:
+                self._coefficients = [0.0] * _FEATURES
+                for i, value in zip(active, solution, strict=True):
+                    self._coefficients[i] = value
+                return
+            del active[worst]
 
 
 def _features(shape: Shape) -> list[float]:
     values = (1.0, shape.tokens, shape.sequences, shape.squares)
     return [value / scale for value, scale in zip(values, _SCALES, strict=True)]
+
+
+def _eliminate(matrix: list[list[float]], right: list[float]) -> list[float]:
+    """Solve a small symmetric positive definite system (Gaussian elimination; changes its arguments)."""
+    n = len(right)
+    for i in range(n):
+        matrix[i][i] += _RIDGE * matrix[i][i]
+    for i in range(n):
+        for k in range(i + 1, n):
+            factor = matrix[k][i] / matrix[i][i]
+            for j in range(i, n):
+                matrix[k][j] -= factor * matrix[i][j]
+            right[k] -= factor * right[i]
+    for i in reversed(range(n)):
+        right[i] = (right[i] - sum(matrix[i][j] * right[j] for j in range(i + 1, n))) / matrix[i][i]
+    return right
 
 
 def _dot(left: list[float], right: list[float]) -> float:

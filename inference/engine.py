@@ -14,9 +14,10 @@ from inference.config import EngineConfig
 from inference.cost import CostModel
 from inference.device import Device, choose_dtype, open_device
 from inference.encoder import Encoder, load_encoder
-from inference.errors import InferenceError, Unavailable
+from inference.errors import CannotServe, InferenceError, Unavailable
 from inference.request import Batch, Call, Entry, Request, Result, Shape, packed_shape, padded_shape
 from inference.scheduler import Lane, Refused, Scheduler
+from inference.tokenizer import highest_id
 
 _log = logging.getLogger(__name__)
 
@@ -127,6 +128,8 @@ class Engine:
         tokenizer_json, tokenizer_limit = checkpoint.tokenizer()
         dtype = choose_dtype(self._config.device, device, checkpoint)
         encoder = load_encoder(checkpoint, device, dtype)
+        if highest_id(tokenizer_json) >= encoder.vocab_size:
+            raise CannotServe(f"model {checkpoint.name}: its tokenizer has ids that its weights do not know")
         self._progress(Progress(checkpoint.name, "load", 1, 1))
         loaded = self._clock()
         lane = Lane(encoder.packed, CostModel())

@@ -38,6 +38,8 @@ class Run:
 
 Layout = tuple[Run, ...]
 
+_FROM_PADDING: Final = ("create_position_ids_from_input_ids", "create_position_ids_from_inputs_embeds")
+
 _active = threading.local()
 
 
@@ -107,7 +109,7 @@ def _blocks(x: torch.Tensor, run: Run) -> torch.Tensor:
 def position_offset(model: PreTrainedModel) -> int:
     """Where positions start: RoBERTa and its kin count from the padding id + 1."""
     for module in model.modules():
-        if hasattr(module, "create_position_ids_from_input_ids"):
+        if any(hasattr(module, name) for name in _FROM_PADDING):
             return int(getattr(module, "padding_idx", -1)) + 1
     return 0
 

@@ -29,6 +29,11 @@ class TextTokenizer:
         return [np.asarray(encoding.ids, np.int32) for encoding in tokenizer.encode_batch_fast(list(texts))]
 
 
+def highest_id(tokenizer_json: str) -> int:
+    """Return the highest token id that a tokenizer can produce."""
+    return max(Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True).values(), default=0)
+
+
 def _bare(tokenizer_json: str) -> Tokenizer:
     tokenizer: Tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()

@@ -1,0 +1,167 @@
+"""The table of settings: what each key is called, takes and means. Knows no source and reads nothing but paths."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from os.path import exists, expanduser  # pathlib's raise where these just answer
+from pathlib import Path
+from typing import Any, TypeVar
+
+from inference import ModelSource
+
+Number = TypeVar("Number", int, float)
+
+DAY_S = 86_400
+FOLDER = re.compile(r"[/.~][^@]*")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+MODEL_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a key takes, in words and as a parser (ValueError: not that); `toml` has the types TOML may write."""
+
+    metavar: str
+    expects: str
+    parse: Callable[[str], object]
+    toml: tuple[type, ...] = (str,)
+    show: Callable[[Any], str] = str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting. `path` is its place in Settings; without one it is for flags and variables only."""
+
+    name: str
+    path: str
+    kind: Kind
+    help: str
+    many: bool = False
+
+    @property
+    def flag(self) -> str:
+        """`--drain-delay`."""
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """`HEADRACE_DRAIN_DELAY`."""
+        return f"HEADRACE_{self.name.upper().replace('-', '_')}"
+
+    def show(self, settings: object) -> str:
+        """Its value in such Settings, as one would write it."""
+        return self.kind.show(attrgetter(self.path)(settings)) if self.path else "none"
+
+
+def _matching(pattern: str, text: str) -> str:
+    if not re.fullmatch(pattern, text.lower(), re.ASCII):
+        raise ValueError(text)
+    return text.lower()
+
+
+def _within(number: Number, least: Number, most: Number) -> Number:
+    if not least <= number <= most:  # nor is NaN
+        raise ValueError(number)
+    return number
+
+
+def _boolean(text: str) -> bool:
+    return BOOLEANS[_matching("|".join(BOOLEANS), text)]
+
+
+def _path(text: str) -> Path:
+    if not text.strip() or not text.isprintable():
+        raise ValueError(text)
+    return Path(expanduser(text))
+
+
+def _show_path(path: Path) -> str:
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+
+
+def _model(text: str) -> ModelSource:
+    """What exists on this disk is a folder, whatever its name; `=` and `@` have a meaning elsewhere."""
+    name, place = text.split("=", 1) if "=" in text and not exists(text) else ("", text)
+    place, revision = expanduser(place), ""
+    if not exists(place) and not FOLDER.fullmatch(place):
+        place, at, revision = place.partition("@")
+        if not HUB_ID.fullmatch(place) or (at and (exists(place) or not COMMIT.fullmatch(revision))):
+            raise ValueError(text)
+    name = name or place.rstrip("/").rpartition("/")[2]
+    if not MODEL_NAME.fullmatch(name):
+        raise ValueError(text)
+    return ModelSource(name, place, revision or None)
+
+
+def _words(*words: str) -> Kind:
+    return Kind("WORD", f"one of {', '.join(words)}", partial(_matching, "|".join(words)))
+
+
+def _whole(unit: str, least: int, most: int) -> Kind:
+    expects = f"a whole number{unit} from {least} to {most}"
+    return Kind("N", expects, lambda text: _within(int(text), least, most), (int,))
+
+
+def _time(unit: str, per_second: int, least_s: float) -> Kind:
+    return Kind(
+        unit.upper(),
+        f"a number of {unit} from {least_s * per_second:g} to {DAY_S * per_second}",
+        lambda text: _within(float(text) / per_second, least_s, DAY_S),
+        (int, float),
+        lambda seconds: f"{seconds * per_second:.12g}",
+    )
+
+
+PORT = _whole("", 0, 65_535)
+TOKENS = _whole(" of tokens", 0, 1 << 40)
+SECONDS = _time("seconds", 1, 0.001)
+MILLISECONDS = _time("ms", 1000, 0.001)
+FILE = Kind("PATH", "a path", _path, show=_show_path)
+HOST = Kind(
+    "HOST",
+    "an address or a host name, without a port",
+    partial(_matching, r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f.]*(:[0-9a-f.]*){2,}"),
+)
+DEVICE = Kind("DEVICE", "auto, cpu, cuda or cuda:N", partial(_matching, "auto|cpu|cuda(:[0-9]{1,3})?"))
+BOOLEAN = Kind("", "true or false", _boolean, (bool,), lambda on: str(on).lower())
+MODEL = Kind(
+    "MODEL",
+    "`[NAME=]PATH_OR_HUB_ID[@REVISION]`; a hub id alone has a REVISION, a commit of 40 hex digits: branches move",
+    _model,
+    show=lambda models: ", ".join(f"{model.name}={model.location}" for model in models) or "the built-in model",
+)
+
+KEYS = (
+    Key("config", "", FILE, "TOML file with settings"),
+    Key("model", "engine.models", MODEL, "Model to serve, as NAME or the last part of its path; repeatable", many=True),
+    Key("host", "http.host", HOST, "Address to listen on; any but a loopback one needs allow-anonymous"),
+    Key("port", "http.port", PORT, "Port of the API; 0 takes any free one"),
+    Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),
+    Key("allow-anonymous", "http.allow_anonymous", BOOLEAN, "Answer callers without a key on any address"),
+    Key("max-body-bytes", "http.max_body_bytes", _whole(" of bytes", 1, 1 << 40), "Largest body of a call"),
+    Key("header-timeout", "http.header_timeout_s", SECONDS, "How long a call's head may take to arrive"),
+    Key("body-timeout", "http.body_timeout_s", SECONDS, "How long a call's body may take to arrive"),
+    Key("latency-target-ms", "deadlines.latency_target_s", MILLISECONDS, "Latency within which capacity is measured"),
+    Key("default-timeout-ms", "deadlines.default_timeout_s", MILLISECONDS, "Timeout of a call that names none"),
+    Key("max-timeout-ms", "deadlines.max_timeout_s", MILLISECONDS, "Longest timeout that a call may name"),
+    Key("drain-delay", "drain.drain_delay_s", _time("seconds", 1, 0), "How long a stop still accepts calls"),
+    Key("drain-timeout", "drain.drain_timeout_s", SECONDS, "How long accepted calls may take after that"),
+    Key("device", "engine.device.device", DEVICE, "Where models run"),
+    Key("dtype", "engine.device.dtype", _words("auto", "float32", "float16", "bfloat16"), "Numbers models compute in"),
+    Key("threads", "engine.device.threads", _whole("", 0, 4096), "CPU threads; 0 leaves the choice to torch"),
+    Key("max-batch-tokens", "engine.limits.max_batch_tokens", TOKENS, "Tokens in one batch; 0: the device's default"),
+    Key("max-waiting-tokens", "engine.limits.max_waiting_tokens", TOKENS, "Tokens that may wait; more are refused"),
+    Key("max-items", "engine.limits.max_items", _whole("", 1, 1 << 20), "Inputs in one call"),
+    Key("auto-truncate", "engine.auto_truncate", BOOLEAN, "Cut inputs that are too long instead of refusing them"),
+    Key("cache-dir", "engine.cache_dir", FILE, "Where fetched models are kept"),
+    Key("log-level", "log.level", _words("debug", "info", "warning", "error"), "Least level that is logged"),
+    Key("access-log", "log.access", BOOLEAN, "Log a line for each call"),
+)
+BY_NAME = {key.name: key for key in KEYS}
+TOML_KEYS = {key.name: key for key in KEYS if key.path}
+VARIABLES = {key.variable: key for key in KEYS}
+FLAGS = {key.flag: key for key in KEYS} | {f"--no-{key.name}": key for key in KEYS if key.kind is BOOLEAN}

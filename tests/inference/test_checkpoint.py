@@ -1,0 +1,162 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.checkpoint import Checkpoint, open_checkpoints, read_checkpoint
+from inference.config import EngineConfig, ModelSource
+from inference.errors import CannotServe
+from inference.tokenizer import TextTokenizer
+
+ST = "sentence_transformers.models."
+
+
+def change(file: Path, **keys: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+
+@pytest.fixture
+def folder(tiny_paths: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_paths["bert"], tmp_path / "model"))
+
+
+def with_modules(folder: Path, *types: str, **pooling: bool) -> Path:
+    modules = [{"type": ST + name, "path": f"{i}_{name}" if i else ""} for i, name in enumerate(types)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
+
+
+def test_the_sentence_transformers_files_decide(minilm: Checkpoint) -> None:
+    assert (minilm.pooling, minilm.normalise, minilm.max_length) == ("mean", True, 256)
+
+
+def test_without_them_it_is_mean_pooling_and_length_one(folder: Path) -> None:
+    checkpoint = read_checkpoint("m", folder)
+
+    assert (checkpoint.pooling, checkpoint.normalise, checkpoint.max_length) == ("mean", True, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "pooling"),
+    [
+        ("pooling_mode_cls_token", "cls"),
+        ("pooling_mode_mean_tokens", "mean"),
+        ("pooling_mode_max_tokens", "max"),
+        ("pooling_mode_lasttoken", "last"),
+    ],
+)
+def test_each_pooling_is_read(folder: Path, key: str, pooling: str) -> None:
+    checkpoint = read_checkpoint(
+        "m", with_modules(folder, "Transformer", "Pooling", **{key: True, "include_prompt": True})
+    )
+
+    assert (checkpoint.pooling, checkpoint.normalise) == (pooling, False)
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(CannotServe) as error:
+        read_checkpoint("m", folder)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pt", "modeling_custom.py", "x.pkl", "deep/er/hook.so", "a.ckpt", "PYTORCH.BIN"]
+)
+def test_files_that_can_run_code_are_refused(folder: Path, name: str) -> None:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"")
+
+    assert str(file) in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "keys"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "x--y.Z"}}),
+        ("config.json", {"_attn_implementation_internal": "evil/kernel"}),
+        ("config.json", {"_attn_implementation": "evil/kernel"}),
+        ("config.json", {"nested": [{"auto_map": {"A": "b"}}]}),
+        ("config.json", {"quantization_config": {"quant_method": "awq"}}),
+        ("config.json", {"trust_remote_code": True}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["x.Y", None]}}),
+    ],
+)
+def test_configurations_that_name_code_are_refused(folder: Path, file: str, keys: dict[str, Any]) -> None:
+    change(folder / file, **keys)
+
+    assert f'{file} has "' in refused(folder)
+
+
+def test_weights_must_be_safetensors(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+    assert "no model.safetensors" in refused(folder)
+
+
+def test_a_part_that_would_be_left_out_is_refused(folder: Path) -> None:
+    with_modules(folder, "Transformer", "Pooling", "Dense", pooling_mode_mean_tokens=True)
+
+    assert "Dense" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        {},
+        {"pooling_mode_weightedmean_tokens": True},
+        {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
+    ],
+)
+def test_a_pooling_that_is_not_known_is_refused(folder: Path, pooling: dict[str, bool]) -> None:
+    with_modules(folder, "Transformer", "Pooling", **pooling)
+
+    assert "pooling" in refused(folder)
+
+
+def test_a_model_of_another_task_is_refused(folder: Path) -> None:
+    change(folder / "config.json", architectures=["BertForSequenceClassification"])
+
+    assert "BertForSequenceClassification" in refused(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe{}"], ids=["missing", "cut", "not utf-8"])
+def test_a_configuration_that_cannot_be_read_is_refused(folder: Path, content: bytes | None) -> None:
+    file = folder / "config.json"
+    file.unlink() if content is None else file.write_bytes(content)
+
+    assert "config.json" in refused(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"x"'])
+def test_a_configuration_of_the_wrong_shape_is_refused(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+
+    assert "config.json" in refused(folder)
+
+
+def test_a_folder_that_is_not_there_is_named() -> None:
+    config = EngineConfig(models=(ModelSource("m", "/no/such/folder"),))
+
+    with pytest.raises(CannotServe, match="/no/such/folder"):
+        open_checkpoints(config)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+    with pytest.raises(CannotServe, match="tokenizer"):
+        read_checkpoint("m", folder).tokenizer()
+
+
+def test_lower_casing_that_the_files_ask_for_is_part_of_the_tokenizer(folder: Path) -> None:
+    (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+
+    json_text, _ = read_checkpoint("m", folder).tokenizer()
+    lower, upper = TextTokenizer(json_text, 100).encode(["w1 w2", "W1 W2"], truncate=False)
+    assert lower.tolist() == upper.tolist()

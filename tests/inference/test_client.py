@@ -1,0 +1,233 @@
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference import Client, Embed, Inputs, Limits, ServedModel
+from inference.batcher import BatcherStatistics, DeviceStatistics
+from inference.checkpoint import read_checkpoint
+from inference.errors import DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
+from inference.request import Call, Result, Shape, Timings
+from inference.scheduler import Refused, SchedulerStatistics
+
+pytestmark = pytest.mark.anyio
+
+
+class FakeEngine:
+    """Answers every request with [token count, first id, 0, ...]; records what was submitted."""
+
+    def __init__(self, *models: ServedModel) -> None:
+        self.models = {model.name: model for model in models}
+        self.calls: list[Call] = []
+        self.gates: list[Shape] = []
+        self.refused: Refused | None = None
+        self.healthy = True
+
+    def load(self) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    async def submit(self, call: Call) -> Sequence[Result]:
+        self.calls.append(call)
+        return [
+            Result(np.float32([len(item.tokens), item.tokens[0], 0, 0]), Timings(0.1 * i, 0.2))
+            for i, item in enumerate(call.requests)
+        ]
+
+    def refusal(self, model: str, work: Shape, deadline: float) -> Refused | None:
+        self.gates.append(work)
+        return self.refused
+
+    def statistics(self) -> BatcherStatistics:
+        return BatcherStatistics(SchedulerStatistics(()), (DeviceStatistics("cpu", self.healthy, False, 0),), 0)
+
+    async def drained(self) -> None:
+        pass
+
+    def abandon(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def served(tiny_paths: dict[str, Path]) -> ServedModel:
+    tokenizer_json, _ = read_checkpoint("tiny", tiny_paths["bert"]).tokenizer()
+    return ServedModel("tiny", "embed", None, "float32", "cpu", True, 4, 120, 20, True, tokenizer_json, 0.0, 0.0)
+
+
+@pytest.fixture
+def engine(served: ServedModel) -> FakeEngine:
+    return FakeEngine(served)
+
+
+async def started(engine: FakeEngine, *, limits: Limits | None = None, auto_truncate: bool = False) -> Client:
+    client = Client(engine, limits or Limits(), auto_truncate=auto_truncate, clock=lambda: 100.0)  # type: ignore[arg-type]
+    await client.start()
+    return client
+
+
+def ask(*items: object, **options: object) -> Embed:
+    return Embed(Inputs(items), timeout_s=5.0, **options)  # type: ignore[arg-type]
+
+
+async def test_texts_come_back_in_order_with_their_real_tokens(engine: FakeEngine) -> None:
+    client = await started(engine)
+
+    made = await client.embed(ask("w1 w2 w3", "w1"))
+
+    assert [vector[0] for vector in made.vectors] == [5, 3]
+    assert made.tokens == 8
+    assert engine.calls[0].deadline == 105.0
+
+
+async def test_token_ids_are_taken_as_given(engine: FakeEngine) -> None:
+    client = await started(engine)
+
+    await client.embed(ask([7, 8, 9], [10]))
+
+    assert [item.tokens.tolist() for item in engine.calls[0].requests] == [[7, 8, 9], [10]]
+
+
+async def test_the_only_model_needs_no_name(engine: FakeEngine, served: ServedModel) -> None:
+    client = await started(engine)
+
+    made = await client.embed(ask("w1"))
+
+    assert made.model == served.name
+
+
+@pytest.mark.parametrize("name", [None, "other", ""])
+async def test_of_several_models_one_must_be_named(served: ServedModel, name: str | None) -> None:
+    client = await started(FakeEngine(served, replace(served, name="second")))
+
+    with pytest.raises(UnknownModel, match="tiny, second"):
+        await client.embed(ask("w1", model=name))
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (ask(), "input"),
+        (ask(""), "input[0]"),
+        (ask("w1", ""), "input[1]"),
+        (ask([1], []), "input[1]"),
+        (ask("w1", *["w1"] * 8), "input"),
+        (ask([5, 120]), "input[0]"),
+        (ask([5], [5, -1]), "input[1]"),
+        (ask([2**31]), "input[0]"),
+        (ask("w1 " * 30), "input[0]"),
+        (ask("w1", dimensions=0), "dimensions"),
+        (ask("w1", dimensions=5), "dimensions"),
+        (ask(*["w1 w2 w3 w4 w5 w6 w7 w8"] * 8), "input"),
+    ],
+)
+async def test_what_cannot_be_served_names_its_field_and_is_not_queued(
+    engine: FakeEngine, request_: Embed, field: str
+) -> None:
+    client = await started(engine, limits=Limits(max_items=8, max_waiting_tokens=75))
+
+    with pytest.raises(InvalidRequest) as refused:
+        await client.embed(request_)
+
+    assert refused.value.field == field
+    assert engine.calls == []
+
+
+async def test_a_single_input_is_named_without_an_index(engine: FakeEngine) -> None:
+    client = await started(engine)
+
+    with pytest.raises(InvalidRequest) as refused:
+        await client.embed(Embed(Inputs([""], "inputs", single=True), timeout_s=1.0))
+
+    assert refused.value.field == "inputs"
+
+
+@pytest.mark.parametrize(("truncate", "auto_truncate"), [(True, False), (False, True)])
+@pytest.mark.parametrize("text", ["w1 " * 30, "w1 " * 3000], ids=["on the loop", "in a thread"])
+async def test_long_texts_are_cut_when_asked_for(
+    engine: FakeEngine, truncate: bool, auto_truncate: bool, text: str
+) -> None:
+    client = await started(engine, auto_truncate=auto_truncate)
+
+    made = await client.embed(ask(text, truncate=truncate))
+
+    assert made.tokens == 20
+    assert engine.calls[0].requests[0].tokens[-1] == 3
+
+
+async def test_long_token_lists_are_cut_when_asked_for(engine: FakeEngine) -> None:
+    client = await started(engine)
+
+    made = await client.embed(ask(list(range(40)), truncate=True))
+
+    assert made.tokens == 20
+
+
+async def test_fewer_dimensions_are_scaled_to_length_one_again(engine: FakeEngine) -> None:
+    client = await started(engine)
+
+    made = await client.embed(ask([4, 4, 4], dimensions=2))
+
+    assert made.vectors[0].tolist() == pytest.approx([0.6, 0.8])
+
+
+async def test_the_first_gate_refuses_before_tokenising(engine: FakeEngine) -> None:
+    engine.refused = Refused("queue full", 3.0)
+    client = await started(engine)
+
+    with pytest.raises(Overloaded) as refused:
+        await client.embed(ask("w1 " * 10_000))
+
+    assert refused.value.retry_after_s == 3.0
+    assert engine.calls == []
+
+
+@pytest.mark.parametrize("text", ["w1 " * 5, "word " * 50, "🙂" * 10, "a"])
+async def test_the_first_gate_never_asks_for_more_than_the_second(engine: FakeEngine, text: str) -> None:
+    client = await started(engine)
+
+    made = await client.embed(ask(text, text, truncate=True))
+
+    assert engine.gates[0].tokens <= made.tokens
+
+
+async def test_the_timings_are_those_of_the_slowest_input(engine: FakeEngine) -> None:
+    client = await started(engine)
+
+    made = await client.embed(ask("w1", "w1", "w1"))
+
+    assert (made.timings.queue_s, made.timings.device_s) == (0.2, 0.2)
+
+
+async def test_before_the_start_and_after_the_stop_nothing_is_served(engine: FakeEngine) -> None:
+    client = Client(engine, Limits())  # type: ignore[arg-type]
+
+    with pytest.raises(Unavailable, match="starting"):
+        await client.embed(ask("w1"))
+    await client.start()
+    await client.stop()
+    with pytest.raises(Unavailable, match="draining"):
+        await client.embed(ask("w1"))
+
+
+async def test_a_lost_device_is_told_at_once(engine: FakeEngine) -> None:
+    client = await started(engine)
+    engine.healthy = False
+
+    with pytest.raises(DeviceLost):
+        await client.embed(ask("w1"))
+
+
+async def test_many_calls_at_once_do_not_mix(engine: FakeEngine) -> None:
+    client = await started(engine)
+
+    made = await asyncio.gather(*(client.embed(ask("w1 " * (1 + i % 15))) for i in range(100)))
+
+    assert [answer.tokens for answer in made] == [3 + i % 15 for i in range(100)]

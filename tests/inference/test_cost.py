@@ -1,0 +1,71 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.cost import CostModel
+from inference.request import Shape, packed_shape, padded_shape
+
+shapes = st.lists(st.integers(1, 512), min_size=1, max_size=64).map(packed_shape)
+
+
+def truth(shape: Shape) -> float:
+    return 0.004 + 2e-5 * shape.tokens + 1e-4 * shape.sequences + 3e-9 * shape.squares
+
+
+def test_a_cost_of_this_form_is_learned_from_few_batches() -> None:
+    cost = CostModel()
+    seen = [packed_shape([length] * count) for length in (4, 32, 128, 512) for count in (1, 8, 30)]
+
+    for shape in seen * 3:
+        cost.observe(shape, truth(shape))
+
+    for shape in [packed_shape([60] * 10), packed_shape([500, 3, 70])]:
+        assert cost.seconds(shape) == pytest.approx(truth(shape), rel=0.05)
+
+
+def test_one_stall_hardly_moves_a_trusted_prediction() -> None:
+    cost = CostModel()
+    shape = packed_shape([30] * 10)
+    for _ in range(20):
+        cost.observe(shape, 0.02)
+
+    cost.observe(shape, 30.0)
+
+    assert cost.seconds(shape) < 0.03
+
+
+def test_a_device_that_slows_down_for_good_is_followed() -> None:
+    cost = CostModel()
+    shape = packed_shape([30] * 10)
+    for _ in range(20):
+        cost.observe(shape, 0.02)
+
+    for _ in range(300):
+        cost.observe(shape, 0.04)
+
+    assert cost.seconds(shape) == pytest.approx(0.04, rel=0.1)
+
+
+@given(st.lists(st.tuples(shapes, st.floats(1e-4, 10.0)), max_size=30), shapes, shapes)
+def test_more_work_never_costs_less(observed: list[tuple[Shape, float]], one: Shape, other: Shape) -> None:
+    cost = CostModel()
+
+    for shape, seconds in observed:
+        cost.observe(shape, seconds)
+
+    assert 0.0 <= cost.seconds(one) <= cost.seconds(one + other)
+
+
+def test_a_backlog_pays_the_base_of_every_batch() -> None:
+    cost = CostModel()
+    work = packed_shape([100] * 10)
+
+    in_one, in_ten = cost.backlog_s(work, 1000), cost.backlog_s(work, 100)
+
+    assert in_ten - in_one == pytest.approx(9 * cost.seconds(Shape()))
+    assert cost.backlog_s(Shape(), 100) == 0.0
+
+
+def test_padding_is_what_a_padded_batch_pays() -> None:
+    assert packed_shape([2, 8]) == Shape(tokens=10, sequences=2, squares=68)
+    assert padded_shape([2, 8]) == Shape(tokens=16, sequences=2, squares=128)

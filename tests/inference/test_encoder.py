@@ -1,0 +1,169 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from inference.checkpoint import Checkpoint, read_checkpoint
+from inference.device import Device
+from inference.encoder import Encoder, load_encoder
+from inference.errors import CannotServe, RuntimeFailed
+from inference.request import Batch, RowFailed, Tokens, packed_shape
+from tests.fakes import Entry, Recorded, Request, call
+from tests.tiny import PACKABLE, POSITIONS, TINY, VOCABULARY
+
+CPU = Device(torch.device("cpu"))
+
+
+def load(path: Path, dtype: torch.dtype = torch.float32) -> Encoder:
+    return load_encoder(read_checkpoint("m", path), CPU, dtype)
+
+
+def mixture(seed: int, longest: int, vocabulary: int, count: int = 12) -> list[Tokens]:
+    """Random lengths with 1 token and the maximum among them, in random order."""
+    chance = np.random.default_rng(seed)
+    lengths = [1, longest, *chance.integers(1, longest + 1, count - 2)]
+    chance.shuffle(lengths)
+    return [chance.integers(5, vocabulary, length).astype(np.int32) for length in lengths]
+
+
+def batch(sequences: list[Tokens]) -> Batch:
+    owner = call(*(Request("m", tokens) for tokens in sequences))
+    entries = tuple(Entry(item, owner, Recorded(), 0.0) for item in owner.requests)
+    return Batch("m", entries, packed_shape([len(tokens) for tokens in sequences]), 0.0)
+
+
+def through_transformers(path: Path, sequences: list[Tokens]) -> np.ndarray:
+    """Each sequence alone through the plain model, mean-pooled to length 1."""
+    model = AutoModel.from_pretrained(path, dtype=torch.float32).eval()
+    rows = []
+    with torch.inference_mode():
+        for tokens in sequences:
+            hidden = model(input_ids=torch.tensor(tokens[None], dtype=torch.long)).last_hidden_state[0]
+            rows.append(torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy())
+    return np.stack(rows)
+
+
+def assert_equal(answers: np.ndarray, expected: np.ndarray) -> None:
+    assert np.abs(answers - expected).max() <= 1e-5
+    assert (answers * expected).sum(1).min() >= 0.99999
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_a_batch_answers_what_each_input_gets_alone(tiny_paths: dict[str, Path], architecture: str) -> None:
+    encoder = load(tiny_paths[architecture])
+    for seed in range(5):
+        sequences = mixture(seed, encoder.max_length, VOCABULARY)
+
+        answers = np.stack(encoder.launch(batch(sequences)).wait())
+
+        assert_equal(answers, through_transformers(tiny_paths[architecture], sequences))
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_the_self_test_finds_out_who_may_be_packed(tiny_paths: dict[str, Path], architecture: str) -> None:
+    encoder = load(tiny_paths[architecture])
+
+    assert encoder.packed is (architecture in PACKABLE)
+    assert encoder.packed or "ignores" in str(encoder.padded_because)
+
+
+@pytest.mark.parametrize(("architecture", "longest"), [("bert", POSITIONS), ("roberta", POSITIONS - 2)])
+def test_the_positions_of_the_model_limit_the_length(
+    tiny_paths: dict[str, Path], architecture: str, longest: int
+) -> None:
+    assert load(tiny_paths[architecture]).max_length == longest
+
+
+def test_the_real_model_answers_as_transformers_does(minilm: Checkpoint) -> None:
+    encoder = load_encoder(minilm, CPU, torch.float32)
+    sequences = mixture(0, 256, 30000, count=20)
+
+    answers = np.stack(encoder.launch(batch(sequences)).wait())
+
+    assert encoder.packed
+    assert_equal(answers, through_transformers(minilm.path, sequences))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_served_when_it_agrees_with_float32(minilm: Checkpoint, dtype: torch.dtype) -> None:
+    encoder = load_encoder(minilm, CPU, dtype)
+    sequences = mixture(1, 100, 30000, count=6)
+
+    answers = np.stack(encoder.launch(batch(sequences)).wait())
+
+    assert (answers * through_transformers(minilm.path, sequences)).sum(1).min() > 0.999
+
+
+def with_weights(source: Path, folder: Path, scale: float) -> Path:
+    shutil.copytree(source, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.LayerNorm.weight"] *= scale
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_precision_that_overflows_is_not_served(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
+    path = with_weights(tiny_paths["bert"], tmp_path / "loud", 1e30)
+
+    with pytest.raises(CannotServe, match="float32"):
+        load(path, torch.float16)
+
+
+def test_weights_that_are_missing_are_not_made_up(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_paths["bert"], tmp_path / "holey"))
+    weights = load_file(path / "model.safetensors")
+    del weights["encoder.layer.0.output.dense.weight"]
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(CannotServe, match="the weights lack"):
+        load(path)
+
+
+@pytest.mark.parametrize("spoil", [b"", b"not safetensors at all", bytes(200)], ids=["empty", "text", "zeros"])
+def test_weights_that_cannot_be_read_are_one_clear_error(
+    tiny_paths: dict[str, Path], tmp_path: Path, spoil: bytes
+) -> None:
+    path = Path(shutil.copytree(tiny_paths["bert"], tmp_path / "spoilt"))
+    (path / "model.safetensors").write_bytes(spoil)
+
+    with pytest.raises(CannotServe, match="model m"):
+        load(path)
+
+
+def test_an_architecture_that_transformers_does_not_know_is_one_clear_error(
+    tiny_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(tiny_paths["bert"], tmp_path / "alien"))
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"model_type": "alien"}))
+
+    with pytest.raises(CannotServe, match="model m"):
+        load(path)
+
+
+def test_a_row_that_is_not_finite_fails_alone(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_paths["bert"], tmp_path / "poisoned"))
+    weights = load_file(path / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][50] = float("nan")
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    encoder = Encoder(read_checkpoint("m", path), CPU, torch.float32)
+    encoder.padded_because = None
+    encoder.choose_packing()
+    good, bad = np.array([2, 9, 3], np.int32), np.array([2, 50, 3], np.int32)
+
+    outcomes = encoder.launch(batch([good, bad, good])).wait()
+
+    assert isinstance(outcomes[1], RowFailed)
+    assert np.isfinite(outcomes[0]).all() and np.isfinite(outcomes[2]).all()
+
+
+def test_whatever_the_model_raises_is_a_runtime_failure(tiny_paths: dict[str, Path]) -> None:
+    encoder = load(tiny_paths["bert"])
+
+    with pytest.raises(RuntimeFailed, match="IndexError"):
+        encoder.launch(batch([np.array([VOCABULARY + 1], np.int32)]))

@@ -1,0 +1,295 @@
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference.config import Limits
+from inference.cost import CostModel
+from inference.request import Batch, Entry, Report, packed_shape
+from inference.scheduler import DeviceState, Lane, Refused, Scheduler
+from tests.fakes import entries, entry
+
+CPU = DeviceState("cpu")
+
+
+def scheduler(*, budget: int = 32, waiting: int = 10_000, packed: bool = True, models: str = "m") -> Scheduler:
+    limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting)
+    return Scheduler(limits, {name: Lane(packed, taught_cost()) for name in models})
+
+
+def taught_cost() -> CostModel:
+    """1 ms a token, nothing else."""
+    cost = CostModel()
+    for tokens in (1, 10, 100, 1000):
+        for _ in range(50):
+            cost.observe(packed_shape([tokens]), tokens / 1000)
+    return cost
+
+
+def report(batch: Batch, *, error: str | None = None) -> Report:
+    return Report(batch.model, len(batch.entries), batch.tokens, batch.shape.tokens, 0.0, batch.tokens / 1000, error)
+
+
+def run_next(subject: Scheduler, now: float) -> Batch | None:
+    batch = subject.decide(CPU, now).batch
+    if batch is not None:
+        subject.finished(batch, report(batch), now)
+    return batch
+
+
+def test_nothing_waits_so_there_is_nothing_to_do_and_no_time_to_wake_at() -> None:
+    decision = scheduler().decide(CPU, 0.0)
+
+    assert (decision.batch, decision.expired, decision.wake_at) == (None, (), None)
+
+
+def test_entries_run_in_the_order_of_arrival() -> None:
+    subject = scheduler(budget=16)
+    calls = [entry(8, arrived=float(i)) for i in range(4)]
+    for item in calls:
+        subject.add([item], item.arrived)
+
+    first, second = subject.decide(CPU, 4.0).batch, subject.decide(CPU, 4.0).batch
+
+    assert first is not None and list(first.entries) == calls[:2]
+    assert second is not None and list(second.entries) == calls[2:]
+
+
+def test_all_that_waits_joins_up_to_the_budget() -> None:
+    subject = scheduler(budget=32)
+    waiting = [entry(8, arrived=float(i)) for i in range(5)]
+    for item in waiting:
+        subject.add([item], item.arrived)
+
+    batch = subject.decide(CPU, 5.0).batch
+
+    assert batch is not None and batch.tokens == 32
+
+
+def test_a_long_text_does_not_close_the_batch_for_short_ones_behind_it() -> None:
+    subject = scheduler(budget=32)
+    head, long, short = entry(20), entry(30), entry(10)
+    for item in (head, long, short):
+        subject.add([item], 0.0)
+
+    batch = subject.decide(CPU, 0.0).batch
+
+    assert batch is not None and batch.entries == (head, short)
+
+
+def test_a_text_larger_than_the_budget_runs_alone() -> None:
+    subject = scheduler(budget=32)
+    subject.add([entry(100)], 0.0)
+    subject.add([entry(8)], 0.0)
+
+    batch = subject.decide(CPU, 0.0).batch
+
+    assert batch is not None and batch.shape == packed_shape([100])
+
+
+def test_models_never_mix_and_the_oldest_goes_first() -> None:
+    subject = scheduler(models="ab")
+    subject.add([entry(8, model="b", arrived=0.0)], 0.0)
+    subject.add([entry(8, model="a", arrived=1.0)], 1.0)
+
+    first, second = subject.decide(CPU, 2.0).batch, subject.decide(CPU, 2.0).batch
+
+    assert first is not None and first.model == "b"
+    assert second is not None and second.model == "a"
+
+
+def test_a_padded_batch_takes_the_neighbours_in_length() -> None:
+    subject = scheduler(budget=1000, packed=False)
+    head, *others = entries(10, 500, 11, 9, 300, 10)
+    subject.add([head, *others], 0.0)
+
+    batch = subject.decide(CPU, 0.0).batch
+
+    assert batch is not None
+    assert head in batch.entries
+    assert max(item.tokens for item in batch.entries) <= 11
+
+
+def test_a_padded_batch_counts_its_padding_against_the_budget() -> None:
+    subject = scheduler(budget=40, packed=False)
+    subject.add(entries(10, 10, 10, 10, 10), 0.0)
+
+    batch = subject.decide(CPU, 0.0).batch
+
+    assert batch is not None and batch.shape.tokens == 40
+
+
+def test_a_late_entry_is_given_up_before_it_costs_device_time() -> None:
+    subject = scheduler()
+    late, early = entry(8, deadline=1.0), entry(8, deadline=50.0)
+    subject.add([late], 0.0)
+    subject.add([early], 0.0)
+
+    decision = subject.decide(CPU, 2.0)
+
+    assert decision.expired == (late,)
+    assert decision.batch is not None and decision.batch.entries == (early,)
+
+
+def test_when_all_have_expired_there_is_no_batch() -> None:
+    subject = scheduler()
+    late = entry(8, deadline=1.0)
+    subject.add([late], 0.0)
+
+    decision = subject.decide(CPU, 2.0)
+
+    assert (decision.batch, decision.expired) == (None, (late,))
+
+
+def test_a_cancelled_entry_never_runs() -> None:
+    subject = scheduler()
+    gone, stays = entry(8), entry(8)
+    subject.add([gone], 0.0)
+    subject.add([stays], 0.0)
+
+    subject.cancel(gone)
+
+    batch = subject.decide(CPU, 0.0).batch
+    assert batch is not None and batch.entries == (stays,)
+    assert subject.statistics(0.0).lanes[0].tokens == 0
+
+
+def test_cancelling_what_runs_or_is_gone_changes_nothing() -> None:
+    subject = scheduler()
+    running = entry(8)
+    subject.add([running], 0.0)
+    batch = subject.decide(CPU, 0.0).batch
+
+    subject.cancel(running)
+    subject.cancel(running)
+
+    assert batch is not None and batch.entries == (running,)
+
+
+def test_an_idle_engine_refuses_nothing() -> None:
+    subject = scheduler(waiting=10)
+
+    refused = subject.add([entry(100, deadline=0.001)], 0.0)
+
+    assert refused is None
+
+
+def test_a_full_queue_refuses_the_whole_call_and_says_when_to_come_back() -> None:
+    subject = scheduler(waiting=100)
+    subject.add([entry(90)], 0.0)
+
+    refused = subject.add(entries(5, 20), 0.0)
+
+    assert refused is not None and refused.reason == "queue full"
+    assert 0.0 < refused.retry_after_s <= 0.1
+    assert subject.statistics(0.0).lanes[0].entries == 1
+
+
+def test_a_call_that_would_end_after_its_deadline_is_refused_with_the_missing_time() -> None:
+    subject = scheduler(budget=1000)
+    subject.add([entry(500)], 0.0)
+
+    refused = subject.add([entry(100, deadline=0.4)], 0.0)
+
+    assert refused is not None and refused.reason == "deadline out of reach"
+    assert refused.retry_after_s == pytest.approx(0.2, rel=0.1)
+
+
+def test_work_that_runs_counts_until_its_predicted_end() -> None:
+    subject = scheduler(budget=1000)
+    subject.add([entry(500)], 0.0)
+    subject.decide(CPU, 0.0)
+
+    at_once = subject.add([entry(100, deadline=0.3)], 0.0)
+    later = subject.add([entry(100, deadline=0.7)], 0.45)
+
+    assert isinstance(at_once, Refused)
+    assert later is None
+
+
+def test_a_failed_batch_teaches_the_cost_model_nothing() -> None:
+    subject = scheduler()
+    subject.add([entry(8)], 0.0)
+    batch = subject.decide(CPU, 0.0).batch
+    assert batch is not None
+
+    subject.finished(batch, report(batch, error="RuntimeFailed"), 0.0)
+
+    subject.add([entry(8)], 0.0)
+    again = subject.decide(CPU, 0.0).batch
+    assert again is not None and again.predicted_s == batch.predicted_s
+
+
+def test_statistics_tell_what_waits() -> None:
+    subject = scheduler()
+    subject.add(entries(8, 12, arrived=1.0), 1.0)
+
+    lane = subject.statistics(3.0).lanes[0]
+
+    assert (lane.model, lane.entries, lane.tokens, lane.oldest_s) == ("m", 2, 20, 2.0)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.lists(st.integers(1, 60), min_size=1, max_size=6), st.floats(0.0, 3.0)),
+        st.tuples(st.just("run"), st.just([]), st.just(0.0)),
+        st.tuples(st.just("cancel"), st.just([]), st.just(0.0)),
+        st.tuples(st.just("wait"), st.just([]), st.floats(0.0, 1.0)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=200)
+@given(steps, st.booleans(), st.randoms(use_true_random=False))
+def test_nobody_is_lost_nobody_runs_twice_and_no_batch_is_over_budget(
+    script: list[tuple[str, list[int], float]], packed: bool, chance: random.Random
+) -> None:
+    subject, now = scheduler(budget=64, waiting=500, packed=packed, models="ab"), 0.0
+    admitted: list[Entry] = []
+    ended: list[Entry] = []
+
+    def step() -> bool:
+        decision = subject.decide(CPU, now)
+        ended.extend(decision.expired)
+        if decision.batch is not None:
+            batch = decision.batch
+            assert len({item.model for item in batch.entries}) == 1
+            assert batch.shape.tokens <= 64 or len(batch.entries) == 1
+            ended.extend(batch.entries)
+            subject.finished(batch, report(batch), now)
+        return decision.batch is not None or bool(decision.expired)
+
+    for what, lengths, number in script:
+        if what == "add":
+            call = entries(*lengths, model=chance.choice("ab"), arrived=now, deadline=now + number)
+            admitted += call if subject.add(call, now) is None else []
+        elif what == "run":
+            step()
+        elif what == "cancel" and len(ended) < len(admitted):
+            gone = chance.choice([item for item in admitted if item not in ended])
+            subject.cancel(gone)
+            ended.append(gone)
+        else:
+            now += number
+    while step():
+        pass
+
+    assert len(ended) == len(set(ended))
+    assert set(ended) == set(admitted)
+    assert all(lane.entries == lane.tokens == 0 for lane in subject.statistics(now).lanes)
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=40), st.booleans())
+def test_the_oldest_is_in_every_next_batch_whatever_keeps_arriving(lengths: list[int], packed: bool) -> None:
+    subject = scheduler(budget=64, waiting=100_000, packed=packed)
+    for now, length in enumerate(lengths):
+        subject.add([entry(length, arrived=float(now))], float(now))
+
+    waiting = list(range(len(lengths)))
+    while (batch := run_next(subject, float(len(lengths)))) is not None:
+        arrived = sorted(int(item.arrived) for item in batch.entries)
+
+        assert arrived[0] == waiting[0]
+        waiting = [moment for moment in waiting if moment not in arrived]
