@@ -1,0 +1,1 @@
+"""What Headrace costs and how it compares, measured: `python -m benchmarks` lists the names."""

@@ -1,0 +1,167 @@
+"""
+Callers of a server in a closed loop: each sends its next text as soon as it has its answer.
+
+Bare sockets and requests made beforehand, so that the callers' core is never what is measured.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+
+class WrongAnswer(Exception):
+    """An answer that is not a vector; no figure comes from such a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was seen between two moments of a closed loop, whole passes over the texts apart."""
+
+    answers: int
+    wall_s: float
+    server_cpu_s: float
+    callers_cpu_s: float
+    latencies_s: tuple[float, ...]
+
+    def latency_s(self, percentile: float) -> float:
+        """Return a percentile of the latencies."""
+        return float(np.percentile(self.latencies_s, percentile))
+
+
+def call_of(text: str, port: int) -> bytes:
+    """Write the HTTP request that embeds one text."""
+    body = orjson.dumps({"input": text, "encoding_format": "float", "truncate": True})
+    head = (
+        f"POST /v1/embeddings HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+class Connection:
+    """One keep-alive connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take the two ends; `connect` opens them."""
+        self._reader = reader
+        self._writer = writer
+
+    async def ask(self, call: bytes) -> bytes:
+        """Send a call and return the body of its answer; raises WrongAnswer."""
+        self._writer.write(call)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
+        body = await self._reader.readexactly(int(length))
+        if not head.startswith(b"http/1.1 200"):
+            raise WrongAnswer(f"{head.splitlines()[0]!r}: {body[:200]!r}")
+        return body
+
+    async def close(self) -> None:
+        """Close it."""
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+async def connect(port: int) -> Connection:
+    """Open a connection to a server on this machine."""
+    return Connection(*await asyncio.open_connection("127.0.0.1", port))
+
+
+def vector_of(body: bytes) -> npt.NDArray[np.float32]:
+    """Return the one vector of an answer; raises WrongAnswer."""
+    vector = np.asarray(orjson.loads(body)["data"][0]["embedding"], np.float32)
+    if vector.ndim != 1 or not vector.any():
+        raise WrongAnswer(f"no vector: {body[:200]!r}")
+    return vector
+
+
+async def vectors(port: int, texts: Sequence[str], callers: int) -> npt.NDArray[np.float32]:
+    """Ask for all texts, by so many callers at once; returns one row a text."""
+    rows: dict[int, npt.NDArray[np.float32]] = {}
+    jobs = iter(enumerate(texts))
+
+    async def work() -> None:
+        connection = await connect(port)
+        for index, text in jobs:
+            rows[index] = vector_of(await connection.ask(call_of(text, port)))
+        await connection.close()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(work())
+    return np.stack([rows[index] for index in range(len(texts))])
+
+
+async def latencies(port: int, texts: Sequence[str]) -> list[float]:
+    """Ask for one text after another on one connection; returns the seconds of each."""
+    connection = await connect(port)
+    took = []
+    for call in [call_of(text, port) for text in texts]:
+        started = time.perf_counter()
+        body = await connection.ask(call)
+        took.append(time.perf_counter() - started)
+        vector_of(body)
+    await connection.close()
+    return took
+
+
+class ClosedLoop:
+    """So many callers that go through the texts again and again."""
+
+    def __init__(self, port: int, texts: Sequence[str], callers: int, server_cpu_s: Callable[[], float]) -> None:
+        """Take what to ask, how many ask at once, and the meter of the server's CPU."""
+        self._port = port
+        self._calls = [call_of(text, port) for text in texts]
+        self._callers = callers
+        self._server_cpu_s = server_cpu_s
+        self._latencies: list[float] = []
+        self._target: int | None = None  # answers at which somebody wants to look
+        self._reached = asyncio.Event()
+        self._over = False
+
+    async def run(self, seconds: float) -> Window:
+        """Warm up, then watch whole passes over the texts, for at least so many seconds."""
+        source = itertools.cycle(self._calls)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._callers):
+                group.create_task(self._call(source))
+            await self._reach(2 * self._callers)
+            first, started, server_s, own_s = len(self._latencies), *self._meters()
+            passes = 0
+            while passes == 0 or time.perf_counter() - started < seconds:
+                passes += 1
+                await self._reach(first + passes * len(self._calls))
+            last, ended, server_end_s, own_end_s = len(self._latencies), *self._meters()
+            self._over = True
+        return Window(
+            last - first,
+            ended - started,
+            server_end_s - server_s,
+            own_end_s - own_s,
+            tuple(self._latencies[first:last]),
+        )
+
+    async def _reach(self, answers: int) -> None:
+        self._target = answers
+        self._reached.clear()
+        await self._reached.wait()
+
+    def _meters(self) -> tuple[float, float, float]:
+        return time.perf_counter(), self._server_cpu_s(), time.process_time()
+
+    async def _call(self, source: "itertools.cycle[bytes]") -> None:
+        connection = await connect(self._port)
+        while not self._over:
+            started = time.perf_counter()
+            body = await connection.ask(next(source))
+            self._latencies.append(time.perf_counter() - started)
+            vector_of(body)
+            if self._target == len(self._latencies):
+                self._reached.set()
+        await connection.close()

@@ -1,0 +1,128 @@
+"""A Headrace server in a process of its own on one core, and what that process spends."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Final
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+_START_WITHIN_S: Final = 180.0
+
+
+class NotReady(Exception):
+    """The server did not start; the message has the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Batches so far, and what was in them."""
+
+    count: float
+    sequences: float
+    tokens: float
+
+    def __sub__(self, earlier: "Batches") -> "Batches":
+        """What came since then."""
+        return Batches(self.count - earlier.count, self.sequences - earlier.sequences, self.tokens - earlier.tokens)
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, metrics_port: int) -> None:
+        """Take the process and where it listens."""
+        self.port = port
+        self._metrics_port = metrics_port
+        self._process = psutil.Process(process.pid)
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that the server and its children have used, user and system."""
+        times = [process.cpu_times() for process in (self._process, *self._process.children(recursive=True))]
+        return float(sum(spent.user + spent.system for spent in times))
+
+    def batches(self) -> Batches:
+        """Read what ran from the server's metrics."""
+        _, text = _get(self._metrics_port, "/metrics")
+        samples = {
+            sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples
+        }
+        return Batches(
+            samples.get("headrace_batch_size_count", 0.0),
+            samples.get("headrace_batch_size_sum", 0.0),
+            samples.get("headrace_batch_tokens_sum", 0.0),
+        )
+
+
+@contextmanager
+def serving(core: int, *flags: str) -> Iterator[Server]:
+    """Serve the built-in default model on one core with one thread; raises NotReady."""
+    port, metrics_port = _free_ports()
+    told = ["--port", str(port), "--metrics-port", str(metrics_port), "--device", "cpu", "--threads", "1"]
+    told += ["--drain-delay", "0", *flags]
+    with ExitStack() as stack:
+        log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
+        with log.open("wb") as sink, _pinned(core):
+            process = subprocess.Popen([sys.executable, "-m", "gateway", "serve", *told], stdout=sink, stderr=sink)
+        stack.callback(_stop, process)
+        _await_ready(process, port, log)
+        yield Server(process, port, metrics_port)
+
+
+@contextmanager
+def _pinned(core: int) -> Iterator[None]:
+    """Let processes that are started inside inherit this core."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
+def _await_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    until = time.monotonic() + _START_WITHIN_S
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            status, _ = _get(port, "/readyz")
+        except OSError:
+            status = 0
+        if status == 200:
+            return
+        time.sleep(0.2)
+    raise NotReady("\n".join(log.read_text(errors="replace").splitlines()[-20:]))
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def _free_ports() -> Sequence[int]:
+    with socket.socket() as one, socket.socket() as other:
+        for listener in (one, other):
+            listener.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
