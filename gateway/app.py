@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -18,7 +19,7 @@ from gateway.lifecycle import Lifecycle
 from gateway.telemetry import Metrics, Telemetry, exchange_of
 from inference import Client
 
-_NO_TRACING: dict[str, Any] = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+_NO_TRACING = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
 _STATUSES = (400, 404, 413, 415, 429, 500, 503, 504)
 _REF = "#/components/schemas/{name}"
 
@@ -30,6 +31,7 @@ def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics
         title="Headrace",
         version=__version__,
         routes=[*dialect.routes(), *lifecycle.routes()],  # first and plain: the cheap path
+        redirect_slashes=False,  # a redirect would repeat the Host header, which is the caller's text
         docs_url=None,
         redoc_url=None,
         telemetry=_NO_TRACING,
@@ -38,7 +40,7 @@ def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics
     _add_docs(app)
     document = _document(openai.SCHEMAS)
     app.openapi = lambda: document  # type: ignore[method-assign]
-    app.add_middleware(Telemetry, metrics, access_log=settings.log.access, draining=lambda: lifecycle.draining)  # type: ignore[arg-type]
+    app.add_middleware(Telemetry, metrics, access_log=settings.log.access, draining=lambda: lifecycle.draining)
     return app
 
 

@@ -34,7 +34,7 @@ def answering(route: str, endpoint: Endpoint, render: Callable[[Fault], Response
             return render(describe(ClientGone()))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the caller gets an answer
             fault = describe(error)
-            exchange_of(request.scope).code = fault.code
+            exchange_of(request.scope).code, exchange_of(request.scope).reason = fault.code, fault.reason
             if fault.code == "internal_error":
                 _log.exception("request %s failed", exchange_of(request.scope).request_id)
             return render(fault)
@@ -91,6 +91,7 @@ async def cancelled_when_gone(request: Request) -> AsyncIterator[None]:
             raise ClientGone from None
         raise
     finally:
+        watch.remove_done_callback(cancel)
         watch.cancel()
 
 

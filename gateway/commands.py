@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import uvloop
 from prometheus_client import start_http_server
 
+import inference
 from gateway import config, progress, server
 from gateway.app import create_app
 from gateway.config import Settings, SettingsError
 from gateway.lifecycle import Lifecycle
 from gateway.telemetry import Metrics
-from inference import CannotServe, Client, Engine
+from inference import CannotServe, Client
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ _MISUSED = 2
 def serve(arguments: Sequence[str]) -> int:
     """Serve models over HTTP until a signal."""
     if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(config.usage())
+        print(config.usage())
         return 0
     try:
         settings = config.load(arguments, os.environ)
@@ -39,7 +40,7 @@ def serve(arguments: Sequence[str]) -> int:
 
 def print_settings(arguments: Sequence[str]) -> int:
     """Print the reference of all settings, as Markdown."""
-    sys.stdout.write(config.document())
+    print(config.document())
     return 0
 
 
@@ -51,18 +52,22 @@ def _serve(settings: Settings) -> int:
     except OSError as err:
         return _refuse(f"cannot listen on {http.host}:{http.port}: {err.strerror}; choose another --port")
     try:
-        start_http_server(http.metrics_port, http.host, metrics.registry)
+        exporter, _ = start_http_server(http.metrics_port, http.host, metrics.registry)
     except OSError as err:
         return _refuse(
             f"cannot listen on {http.host}:{http.metrics_port}: {err.strerror}; choose another --metrics-port"
         )
+    _log.info("metrics on %s/metrics", server.url(http.host, exporter.server_port))
     with progress.shown() as step:
-        engine = Engine(settings.engine, observer=metrics.engine_event, progress=step)
+        engine = inference.Engine(settings.engine, observer=metrics.engine_event, progress=step)
         client = Client(engine, settings.engine.limits, auto_truncate=settings.engine.auto_truncate)
         lifecycle = Lifecycle(client, metrics)
         app = create_app(settings, client, lifecycle, metrics)
         serving = server.run(app, listener, http, settings.drain, lifecycle)
-        return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
+        code = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
+    if lifecycle.state == "starting":
+        os._exit(code)  # a thread that loads weights cannot be interrupted
+    return code
 
 
 def _start_logging(level: str) -> None:

@@ -6,6 +6,7 @@ The nearest class in an error's ancestry wins. Texts of faults on our side never
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from inference import (
     DeadlineExceeded,
@@ -16,6 +17,8 @@ from inference import (
     Unavailable,
     UnknownModel,
 )
+
+_MAX_MESSAGE: Final = 500  # characters; some quote what the caller sent
 
 
 class HttpFault(Exception):
@@ -42,6 +45,7 @@ class Fault:
     message: str
     field: str | None = None
     retry_after_s: float | None = None
+    reason: str = ""  # of a refusal, in the engine's words; never the caller's
 
     def headers(self) -> dict[str, str]:
         """Return when to come back: in whole seconds, and in milliseconds for clients that read them."""
@@ -75,7 +79,9 @@ _TABLE: dict[type[BaseException], _Line] = {
 def describe(error: BaseException) -> Fault:
     """Look an error up in the table."""
     if isinstance(error, HttpFault):
-        return Fault(error.status, error.code, str(error), error.field)
+        return Fault(error.status, error.code, str(error)[:_MAX_MESSAGE], error.field)
     line = next((_TABLE[ancestor] for ancestor in type(error).__mro__ if ancestor in _TABLE), _INTERNAL)
     retry_after_s = getattr(error, "retry_after_s", 1.0 if line.status == 503 else None)  # noqa: PLR2004
-    return Fault(line.status, line.code, line.message or str(error), getattr(error, "field", None), retry_after_s)
+    message = (line.message or str(error))[:_MAX_MESSAGE]
+    reason = getattr(error, "reason", "").replace(" ", "_")
+    return Fault(line.status, line.code, message, getattr(error, "field", None), retry_after_s, reason)

@@ -124,9 +124,10 @@ class OpenAI:
         wait_s = timeout_s(request, self._settings.deadlines)
         body = parse(await read_json(request, self._settings.http.max_body_bytes))
         ask = Embed(_inputs(body.input), wait_s, body.model, body.dimensions, body.truncate)
+        exchange = exchange_of(request.scope)
+        exchange.model = self._served(body.model)
         async with cancelled_when_gone(request):
             made = await self._client.embed(ask)
-        exchange = exchange_of(request.scope)
         exchange.model, exchange.items, exchange.tokens = made.model, len(made.vectors), made.tokens
         self._metrics.tokenise_s.labels(made.model).observe(made.timings.tokenise_s)
         headers = {"server-timing": server_timing(made.timings)}
@@ -137,6 +138,13 @@ class OpenAI:
         models = [Model(id=name, created=self._started) for name in self._client.models]
         return Response(msgspec.json.encode(ModelsAnswer(data=models)), media_type="application/json")
 
+    def _served(self, name: str | None) -> str:
+        """Name the model that is meant, if there is one: labels hold no text that a caller made up."""
+        models = self._client.models
+        if name is None and len(models) == 1:
+            return next(iter(models))
+        return name if name is not None and name in models else ""
+
 
 def parse(body: bytes) -> EmbeddingsBody:
     """Read a body, or say which field is wrong."""
@@ -146,7 +154,7 @@ def parse(body: bytes) -> EmbeddingsBody:
         where = _WHERE.search(str(err))
         message = _WHERE.sub("", str(err))
         field = where[1] if where else _missing_or_unknown(message)
-        raise HttpFault(400, "invalid_request", message, _item_name(body, field)) from None
+        raise HttpFault(400, "invalid_request", message, field) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise HttpFault(400, "invalid_json", f"the body is not JSON in UTF-8: {err}"[:200]) from None
 
@@ -196,15 +204,3 @@ def _kind(fault: Fault) -> str:
 def _missing_or_unknown(message: str) -> str | None:
     named = re.search(r"field `([^`]{1,100})`", message)
     return named[1] if named else None
-
-
-def _item_name(body: bytes, field: str | None) -> str | None:
-    """Find which item it is where the decoder only says `input[...]`."""
-    if field is None or not field.startswith("input[...]"):
-        return field
-    for index, item in enumerate(msgspec.json.decode(body)["input"]):
-        try:
-            msgspec.convert(item, str | TokenId | list[TokenId])
-        except msgspec.ValidationError:
-            return f"input[{index}]"
-    return field

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -26,19 +27,27 @@ _log = logging.getLogger(__name__)
 _KEEP_ALIVE_S: Final = 75  # longer than common proxies keep theirs, so that the proxy closes first
 _LINGER_S: Final = 0.2  # an idle connection stays so long at shutdown, for a call already on its way
 _MAX_HEAD_BYTES: Final = 65536
+_UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
+_HEAD_TOO_LARGE: Final = b"431 Request Header Fields Too Large"
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Open the listening socket; raises OSError."""
+    """Open the listening socket, so that a port that is taken shows before anything is loaded; raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def url(host: str, port: int) -> str:
+    """Write an address as people click it."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def run(
@@ -57,9 +66,9 @@ async def run(
     await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         _log.warning("stopped while starting")
-        os._exit(0)  # nothing was taken, and a thread that loads weights cannot be interrupted
+        return 0  # nothing was taken
     if starting.exception() is None:
-        _log.info("ready: listening on http://%s:%d", *listener.getsockname()[:2])
+        _log.info("ready: listening on %s", url(*listener.getsockname()[:2]))
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         await _announce_drain(signals, drain, lifecycle)
     server.should_exit = True
@@ -165,11 +174,15 @@ class _DeadlineProtocol(HttpToolsProtocol):
             self._expect_head()
         if self._head_bytes is not None:
             self._head_bytes += len(data)
+            data = _without_upgrade(data)
         super().data_received(data)
         if self._head_bytes is not None and self._head_bytes > _MAX_HEAD_BYTES:
-            self._cut(b"431 Request Header Fields Too Large")
+            self._cut(_HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > _MAX_HEAD_BYTES:
+            self._cut(_HEAD_TOO_LARGE)
+            raise ValueError("the head is too large")  # the parser stops here
         self._expect(self.body_timeout_s)
         self._head_bytes = None
         super().on_headers_complete()
@@ -177,6 +190,11 @@ class _DeadlineProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._expect_nothing()
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be parsed, unless that was done."""
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
 
     def shutdown(self) -> None:
         """Close when idle, but not before a call that is already on its way could be read."""
@@ -186,8 +204,8 @@ class _DeadlineProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def _expect_head(self) -> None:
-        self._head_bytes = 0
         self._expect(self.header_timeout_s)
+        self._head_bytes = 0
 
     def _expect(self, within_s: float) -> None:
         self._expect_nothing()
@@ -206,3 +224,14 @@ class _DeadlineProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """
+    Overhear an offer to leave HTTP/1.1, which declines it: the parser would drop the body behind it.
+
+    Java's own client offers HTTP/2 with the first call on every connection.
+    """
+    end = data.find(b"\r\n\r\n")
+    offer = _UPGRADE.search(data, 0, len(data) if end < 0 else end)
+    return data if offer is None else data[: offer.start()] + b"\r\nx-upgrade:" + data[offer.end() :]

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -20,13 +20,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import __version__
-from inference import BatcherStatistics, CallTimings, Dispatched, Report, ServedModel
+from inference import BatcherStatistics, CallTimings, Dispatched, Report
+
+if TYPE_CHECKING:
+    from inference import ServedModel  # its home imports torch
 
 _access = logging.getLogger("headrace.access")
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _POWERS: Final = tuple(2.0**i for i in range(18))
+_NOT_RUN: Final = frozenset({429, 503, 504})
 _OUTCOMES: Final = {429: "refused", 499: "cancelled", 504: "expired"}
 
 
@@ -39,6 +43,7 @@ class Exchange:
     model: str = ""
     status: int = 499  # until an answer starts
     code: str = ""
+    reason: str = ""
     items: int = 0
     tokens: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -135,10 +140,10 @@ class Metrics:
         """Count an exchange that ended."""
         self.requests.labels(exchange.route, exchange.model, exchange.outcome).inc()
         self.request_s.labels(exchange.route, exchange.model).observe(time.monotonic() - exchange.started)
-        if exchange.outcome in {"refused", "expired"}:
-            self.refusals.labels(exchange.code or exchange.outcome).inc()
+        if exchange.status in _NOT_RUN and exchange.code:
+            self.refusals.labels(exchange.reason or exchange.code).inc()
 
-    def loaded(self, model: ServedModel) -> None:
+    def loaded(self, model: "ServedModel") -> None:
         """Record what a model's start cost."""
         self.load_s.labels(model.name).set(model.load_s)
         self.warm_up_s.labels(model.name).set(model.warm_up_s)

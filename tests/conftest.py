@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from inference.checkpoint import Checkpoint, read_checkpoint
@@ -12,6 +13,7 @@ from inference.errors import CannotServe
 from inference.fetch import DEFAULT_MODEL, fetch_package
 from tests.tiny import TINY, save_tiny
 
+torch.set_num_threads(1)  # tests share the machine with servers that they start
 settings.register_profile("headrace", deadline=None)  # speed is measured in benchmarks, not asserted here
 settings.load_profile("headrace")
 

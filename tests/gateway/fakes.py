@@ -1,0 +1,316 @@
+"""An engine that computes nothing, behind the real client, and the gateway around it."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import httpx2
+import numpy as np
+from fastapi import FastAPI
+from prometheus_client import generate_latest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from gateway import server
+from gateway.app import create_app
+from gateway.config import Settings
+from gateway.lifecycle import Lifecycle
+from gateway.telemetry import Metrics
+from inference import CannotServe, Client, Dispatched, Limits, Report, ServedModel, Unavailable
+from inference.batcher import Batcher, BatcherStatistics
+from inference.cost import CostModel
+from inference.request import Batch, Call, Result, Row, RowFailed, Shape
+from inference.scheduler import Lane, Refused, Scheduler
+
+MODEL = "tiny"
+HIDDEN = 384
+VOCABULARY = 120
+MAX_LENGTH = 16  # tokens, [CLS] and [SEP] included
+
+
+def tokenizer_json() -> str:
+    """Words `w0` to `w115`, each one token, between [CLS] and [SEP]."""
+    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(VOCABULARY - 4))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer.to_str()
+
+
+def served(name: str = MODEL) -> ServedModel:
+    """A model that is ready."""
+    return ServedModel(
+        name=name,
+        task="embed",
+        revision=None,
+        dtype="float32",
+        device="cpu",
+        packed=True,
+        hidden_size=HIDDEN,
+        vocab_size=VOCABULARY,
+        max_length=MAX_LENGTH,
+        normalised=True,
+        tokenizer_json=tokenizer_json(),
+        load_s=1.5,
+        warm_up_s=2.5,
+    )
+
+
+def vector(ids: Sequence[int]) -> Row:
+    """What the fake device makes of these token ids: normalised, and another for other ids."""
+    row = np.random.default_rng([len(ids), *ids]).standard_normal(HIDDEN).astype(np.float32)
+    return row / np.linalg.norm(row)
+
+
+class FakeDevice:
+    """A runtime: one vector a sequence, once its gate is open; `fail` is raised instead, `bad` rows have failed."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.fail: BaseException | None = None
+        self.bad = False
+
+    def launch(self, batch: Batch) -> "FakeDevice.Launched":
+        self.batches.append(batch)
+        self.entered.set()
+        assert self.gate.wait(30), "nobody opened the gate"
+        if self.fail is not None:
+            raise self.fail
+        return FakeDevice.Launched(batch, bad=self.bad)
+
+    class Launched:
+        def __init__(self, batch: Batch, *, bad: bool) -> None:
+            self._batch = batch
+            self._bad = bad
+
+        def wait(self) -> Sequence[Row | RowFailed]:
+            if self._bad:
+                return [RowFailed("secret: row 0 is not finite") for _ in self._batch.entries]
+            return [vector(entry.request.tokens.tolist()) for entry in self._batch.entries]
+
+
+class FakeEngine:
+    """The real batcher before a fake device. Remembers what was submitted; `refuse` and `error` answer instead."""
+
+    def __init__(
+        self,
+        names: Sequence[str] = (MODEL,),
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.models: Mapping[str, ServedModel] = {}
+        self.device = FakeDevice()
+        self.limits = limits or Limits(max_batch_tokens=64)
+        self.submitted: list[Call] = []
+        self.cancelled = 0
+        self.refuse: Refused | None = None
+        self.error: BaseException | None = None
+        self.cannot_serve: CannotServe | None = None
+        self.loading = threading.Event()  # set: `load` may end
+        self.loading.set()
+        self.started = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self.observer: Callable[[Dispatched | Report], None] = lambda event: None
+        self.clock = clock
+        self._names = names
+        self._batcher: Batcher | None = None
+
+    def load(self) -> None:
+        assert self.loading.wait(30), "nobody let the load end"
+        if self.cannot_serve is not None:
+            raise self.cannot_serve
+        scheduler = Scheduler(self.limits, {name: Lane(True, CostModel()) for name in self._names})
+        devices = {"cpu": dict.fromkeys(self._names, self.device)}
+        self._batcher = Batcher(scheduler, devices, self.limits, clock=self.clock, observer=self.observer)
+        self.models = {name: served(name) for name in self._names}
+
+    def start(self) -> None:
+        self._running().start()
+        self.started.set()
+
+    async def submit(self, call: Call) -> Sequence[Result]:
+        self.submitted.append(call)
+        await self._tell()
+        if self.error is not None:
+            raise self.error
+        try:
+            return await self._running().submit(call)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            await self._tell()
+            raise
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition on `submitted` or `cancelled` holds."""
+        async with self._changed:
+            await self._changed.wait_for(condition)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def refusal(self, model: str, work: Shape, deadline: float) -> Refused | None:
+        return self.refuse
+
+    def statistics(self) -> BatcherStatistics | None:
+        return None if self._batcher is None else self._batcher.statistics()
+
+    async def drained(self) -> None:
+        if self._batcher is not None:
+            await self._batcher.drained()
+
+    def abandon(self) -> int:
+        return 0 if self._batcher is None else self._batcher.abandon(Unavailable("shutting down"))
+
+    def close(self) -> None:
+        if self._batcher is not None:
+            self._batcher.close()
+            self._batcher.join(5)
+
+    def _running(self) -> Batcher:
+        assert self._batcher is not None
+        return self._batcher
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """All the HTTP parts around a fake engine."""
+
+    engine: FakeEngine
+    settings: Settings
+    client: Client
+    metrics: Metrics
+    lifecycle: Lifecycle
+    app: FastAPI
+    http: httpx2.AsyncClient
+
+    def metric(self, name: str, **labels: str) -> float:
+        """One sample, 0 when it was never moved."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def exposition(self) -> str:
+        """What a scrape would read."""
+        return generate_latest(self.metrics.registry).decode()
+
+    async def embed(self, body: object, **headers: str) -> httpx2.Response:
+        """POST /v1/embeddings."""
+        return await self.http.post("/v1/embeddings", json=body, headers=headers)
+
+
+def gateway(engine: FakeEngine | None = None, settings: Settings | None = None) -> Gateway:
+    """Join the parts as `headrace serve` does; nothing is started."""
+    engine, settings = engine or FakeEngine(), settings or Settings()
+    metrics = Metrics(settings.deadlines.latency_target_s)
+    engine.observer = metrics.engine_event
+    client = Client(engine, engine.limits, auto_truncate=settings.engine.auto_truncate, clock=engine.clock)
+    lifecycle = Lifecycle(client, metrics)
+    app = create_app(settings, client, lifecycle, metrics)
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://gateway")
+    return Gateway(engine, settings, client, metrics, lifecycle, app, http)
+
+
+@asynccontextmanager
+async def ready(engine: FakeEngine | None = None, settings: Settings | None = None) -> AsyncIterator[Gateway]:
+    """A gateway that has started, without a socket."""
+    subject = gateway(engine, settings)
+    await subject.lifecycle.start()
+    try:
+        async with subject.http:
+            yield subject
+    finally:
+        subject.engine.device.gate.set()
+        subject.lifecycle.abandon()
+        await subject.lifecycle.stop()
+
+
+@asynccontextmanager
+async def serving(
+    engine: FakeEngine | None = None, settings: Settings | None = None
+) -> AsyncIterator[tuple["Address", "asyncio.Task[int]"]]:
+    """A gateway on a real socket, and the task that ends with its exit code after a signal."""
+    subject = gateway(engine, settings)
+    listener = server.bind("127.0.0.1", 0)
+    address = Address(subject, listener.getsockname()[1])
+    http, drain = subject.settings.http, subject.settings.drain
+    run = asyncio.create_task(server.run(subject.app, listener, http, drain, subject.lifecycle))
+    await subject.engine.started.wait()
+    try:
+        yield address, run
+    finally:
+        subject.engine.device.gate.set()
+        if subject.lifecycle.state == "ready":
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one would end pytest
+        await run
+
+
+@asynccontextmanager
+async def listening(engine: FakeEngine | None = None, settings: Settings | None = None) -> AsyncIterator["Address"]:
+    """A gateway on a real socket, stopped by the signal that an orchestrator sends."""
+    settings = settings or Settings()
+    settings = replace(settings, drain=replace(settings.drain, drain_delay_s=0.0))
+    async with serving(engine, settings) as (address, _):
+        yield address
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a gateway listens."""
+
+    gateway: Gateway
+    port: int
+
+    async def connect(self) -> "Connection":
+        """Open a connection."""
+        return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    async def answer(self, raw: bytes) -> bytes:
+        """Send bytes, say that no more will come, and return all that comes back."""
+        connection = await self.connect()
+        connection.writer.write(raw)
+        answer = await connection.reader.read()
+        connection.close()
+        return answer
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A caller's end of a socket."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def send(self, raw: bytes) -> None:
+        """Send bytes as they are."""
+        self.writer.write(raw)
+
+    async def response(self) -> tuple[int, bytes]:
+        """Read one response: status and body."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        return int(head.split(b" ", 2)[1]), await self.reader.readexactly(length)
+
+    async def rest(self) -> bytes:
+        """Read until the other side closes."""
+        return await self.reader.read()
+
+    def close(self) -> None:
+        """Close, as a caller that has gone does."""
+        self.writer.close()
+
+
+def post(body: bytes, *lines: str, close: bool = False) -> bytes:
+    """A whole POST /v1/embeddings as bytes."""
+    head = ["POST /v1/embeddings HTTP/1.1", "Host: x", "Content-Type: application/json", *lines]
+    head += [f"Content-Length: {len(body)}"] if not any("transfer" in line.lower() for line in lines) else []
+    head += ["Connection: close"] * close
+    return "\r\n".join([*head, "", ""]).encode() + body

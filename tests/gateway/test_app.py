@@ -1,0 +1,142 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.gateway.fakes import ready
+
+EXTERNAL = re.compile(r"""(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}""")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/v1", "/v1/", "/v1/embeddings/", "/v1/embedding", "/V1/embeddings", "/metrics", "/favicon.ico"),
+        *("/%00", "/v1/embeddings%00", "/..%2f..%2fetc/passwd", "/%F0%9F%92%A9", "/%FF"),
+        *("/docs/assets", "/docs/assets/%00", "/docs/assets/../../app.py", "/docs/assets/..%2f..%2f__init__.py"),
+        "/docs/assets/" + "x" * 5000,
+    ],
+    ids=lambda path: path[:40],
+)
+async def test_an_unknown_path_is_answered_in_the_nested_shape(path: str) -> None:
+    async with ready() as subject:
+        answer = await subject.http.get(path)
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"])
+async def test_an_unknown_method_is_answered_in_the_nested_shape(method: str) -> None:
+    async with ready() as subject:
+        answer = await subject.http.request(method, "/v1/embeddings")
+
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "POST"
+    assert method == "HEAD" or answer.json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.anyio
+async def test_a_host_header_is_never_repeated() -> None:
+    async with ready() as subject:
+        answers = [
+            await subject.http.post(path, content=b"{}", headers={"host": "evil.example"})
+            for path in ("/v1/embeddings/", "/v1/models/", "/docs/", "/docs/assets", "//v1/models")
+        ]
+
+    assert all("evil.example" not in f"{answer.headers}{answer.text}" for answer in answers)
+    assert {answer.status_code for answer in answers} == {404}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_the_docs_need_no_internet(path: str) -> None:
+    async with ready() as subject:
+        page = await subject.http.get(path)
+        local = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
+        assets = [await subject.http.get(place) for place in local]
+
+    assert page.status_code == 200
+    assert EXTERNAL.findall(page.text) == []
+    assert any(place.endswith(".js") for place in local)
+    assert [asset.status_code for asset in assets] == [200] * len(local)
+    assert all(asset.content for asset in assets)
+
+
+@pytest.mark.anyio
+async def test_the_openapi_document_describes_the_hot_routes_in_full() -> None:
+    async with ready() as subject:
+        answer = await subject.http.get("/openapi.json")
+
+    document = answer.json()
+    schemas = document["components"]["schemas"]
+    operation = document["paths"]["/v1/embeddings"]["post"]
+    body = schemas[operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]]
+    assert document["openapi"].startswith("3.1")
+    assert document["paths"]["/v1/models"].keys() == {"get"}
+    assert body["required"] == ["input"]
+    assert body["properties"].keys() == {"input", "model", "encoding_format", "dimensions", "user", "truncate"}
+    assert {"200", "400", "404", "413", "415", "429", "500", "503", "504"} <= operation["responses"].keys()
+
+
+@pytest.mark.anyio
+async def test_every_reference_in_the_openapi_document_resolves() -> None:
+    async with ready() as subject:
+        document = (await subject.http.get("/openapi.json")).json()
+
+    references = re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', json.dumps(document))
+    assert len(references) > 10
+    assert set(references) <= document["components"]["schemas"].keys()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("body", [{"input": "w0", "encoding_format": "base64"}, {"input": ["w0", "w1"]}, {"input": 1}])
+async def test_answers_have_the_keys_that_the_document_promises(body: object) -> None:
+    async with ready() as subject:
+        document = (await subject.http.get("/openapi.json")).json()
+        answer = await subject.embed(body)
+
+    responses = document["paths"]["/v1/embeddings"]["post"]["responses"]
+    reference = responses[str(answer.status_code)]["content"]["application/json"]["schema"]["$ref"]
+    promised = document["components"]["schemas"][reference.rpartition("/")[2]]
+    assert set(promised["required"]) <= answer.json().keys() <= promised["properties"].keys()
+
+
+@pytest.mark.anyio
+async def test_the_metrics_are_not_on_the_public_port() -> None:
+    async with ready() as subject:
+        answers = [await subject.http.get(path) for path in ("/metrics", "/metrics/", "/v1/metrics")]
+
+    assert [answer.status_code for answer in answers] == [404] * 3
+    assert all("headrace_" not in answer.text for answer in answers)
+
+
+@pytest.mark.parametrize("module", ["gateway.app, gateway.openai, gateway.server", "gateway.commands"])
+def test_a_process_that_only_speaks_http_has_no_torch(module: str) -> None:
+    program = f"import {module}, sys; print(sorted({{'torch', 'transformers'}} & sys.modules.keys()))"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
+
+
+def test_an_application_around_another_engine_has_no_torch() -> None:
+    program = """
+import sys
+from gateway import app, config, lifecycle, telemetry
+from inference import Client, Limits
+metrics = telemetry.Metrics(0.1)
+client = Client(object(), Limits())
+app.create_app(config.Settings(), client, lifecycle.Lifecycle(client, metrics), metrics)
+print(sorted({'torch', 'transformers'} & sys.modules.keys()))
+"""
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"

@@ -1,0 +1,203 @@
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from gateway.config import DeadlineConfig, Settings
+from tests.fakes import FakeClock
+from tests.gateway.fakes import FakeEngine, Gateway, ready
+
+pytestmark = pytest.mark.anyio
+
+SMALL = Settings(http=replace(Settings().http, max_body_bytes=1000))
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON", None])
+async def test_json_is_taken_however_it_is_announced(kind: str | None) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    async with ready() as subject:
+        answer = await subject.http.post("/v1/embeddings", content=b'{"input": "w0"}', headers=headers)
+
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonp",
+        "",
+        ";",
+    ],
+)
+async def test_another_content_type_is_refused_and_nothing_is_queued(kind: str) -> None:
+    async with ready() as subject:
+        answer = await subject.http.post("/v1/embeddings", content=b'{"input": "w0"}', headers={"content-type": kind})
+
+    assert answer.status_code == 415
+    assert answer.json()["error"]["param"] == "Content-Type"
+    assert subject.engine.submitted == []
+
+
+async def test_a_body_as_large_as_the_limit_is_read_and_one_byte_more_is_not() -> None:
+    body = b'{"input": "w0"}'
+    async with ready(settings=SMALL) as subject:
+        fits = await subject.http.post("/v1/embeddings", content=body.ljust(1000))
+        exceeds = await subject.http.post("/v1/embeddings", content=body.ljust(1001))
+
+    assert fits.status_code == 200
+    assert exceeds.status_code == 413
+    assert exceeds.json()["error"]["code"] == "body_too_large"
+    assert len(subject.engine.submitted) == 1
+
+
+async def test_a_body_without_a_length_is_counted_as_it_arrives() -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while taken < 100:
+            taken += 1
+            yield b" " * 100
+
+    async with ready(settings=SMALL) as subject:
+        answer = await subject.http.post("/v1/embeddings", content=endless())
+
+    assert answer.status_code == 413
+    assert taken == 11
+    assert subject.engine.submitted == []
+
+
+async def test_a_length_over_the_limit_is_refused_before_the_body_is_read() -> None:
+    async with ready(settings=SMALL) as subject:
+        exchange = Exchange(subject, body=None, headers={"content-length": "1001"})
+        await exchange.run()
+
+    assert exchange.status == 413
+    assert not exchange.was_read
+
+
+@pytest.mark.parametrize("told", ["1", "250", "300000", "000250"])
+async def test_a_caller_may_say_how_long_it_waits(told: str) -> None:
+    clock = FakeClock(1000.0)
+    async with ready(FakeEngine(clock=clock)) as subject:
+        subject.engine.error = ZeroDivisionError()
+        await subject.embed({"input": "w0"}, **{"x-request-timeout-ms": told})
+
+    assert subject.engine.submitted[0].deadline == pytest.approx(1000.0 + int(told) / 1000)
+
+
+async def test_without_a_word_the_default_timeout_holds() -> None:
+    clock = FakeClock(1000.0)
+    settings = Settings(deadlines=DeadlineConfig(default_timeout_s=7.0))
+    async with ready(FakeEngine(clock=clock), settings) as subject:
+        subject.engine.error = ZeroDivisionError()
+        await subject.embed({"input": "w0"})
+
+    assert subject.engine.submitted[0].deadline == 1007.0
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *("", "0", "-1", "+1", "1e3", "1.5", "1_000", "0x10", " ", "1 2", "ten", "NaN"),
+        *("300001", "999999999999", "9" * 5000),
+        *("١٢٣".encode(), "²".encode("latin-1")),
+    ],
+    ids=lambda told: repr(told)[:20],
+)
+async def test_a_timeout_that_is_no_number_of_milliseconds_is_refused_and_nothing_is_queued(told: str | bytes) -> None:
+    async with ready() as subject:
+        answer = await subject.http.post(
+            "/v1/embeddings", content=b'{"input": "w0"}', headers=[(b"x-request-timeout-ms", told)]
+        )
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "X-Request-Timeout-Ms"
+    assert subject.engine.submitted == []
+
+
+async def test_a_call_ends_at_its_deadline_although_the_device_is_held() -> None:
+    async with ready() as subject:
+        subject.engine.device.gate.clear()
+        answer = await subject.embed({"input": "w0"}, **{"x-request-timeout-ms": "20"})
+
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "deadline_exceeded"
+
+
+async def test_a_caller_that_goes_cancels_its_call() -> None:
+    async with ready() as subject:
+        subject.engine.device.gate.clear()
+        exchange = Exchange(subject, body=b'{"input": "w0"}')
+        running = asyncio.create_task(exchange.run())
+        await subject.engine.until(lambda: len(subject.engine.submitted) == 1)
+        exchange.leave.set()
+        await running
+
+    assert subject.engine.cancelled == 1
+    assert subject.metric("headrace_requests_total", route="/v1/embeddings", model="tiny", outcome="cancelled") == 1
+
+
+async def test_a_caller_that_goes_while_it_sends_queues_nothing() -> None:
+    async with ready() as subject:
+        exchange = Exchange(subject, body=b'{"input": ', complete=False)
+        exchange.leave.set()
+        await exchange.run()
+
+    assert subject.engine.submitted == []
+    assert subject.metric("headrace_requests_total", route="/v1/embeddings", model="", outcome="cancelled") == 1
+
+
+async def test_ending_the_task_of_a_call_is_no_departure_of_its_caller() -> None:
+    async with ready() as subject:
+        subject.engine.device.gate.clear()
+        exchange = Exchange(subject, body=b'{"input": "w0"}')
+        running = asyncio.create_task(exchange.run())
+        await subject.engine.until(lambda: len(subject.engine.submitted) == 1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    assert subject.engine.cancelled == 1
+    assert exchange.status is None
+
+
+class Exchange:
+    """One POST as the server would hand it to the application; the caller leaves when told to."""
+
+    def __init__(
+        self, subject: Gateway, *, body: bytes | None, headers: dict[str, str] | None = None, complete: bool = True
+    ) -> None:
+        self.status: int | None = None
+        self.was_read = False
+        self.leave = asyncio.Event()
+        self._subject = subject
+        self._messages = [] if body is None else [{"type": "http.request", "body": body, "more_body": not complete}]
+        self._headers = headers or {}
+
+    async def run(self) -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/embeddings",
+            "raw_path": b"/v1/embeddings",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in self._headers.items()],
+        }
+        await self._subject.app(scope, self._receive, self._send)
+
+    async def _receive(self) -> dict[str, object]:
+        self.was_read = True
+        if self._messages:
+            return self._messages.pop()
+        await self.leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: dict[str, object]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]

@@ -1,0 +1,80 @@
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from gateway import __version__, commands
+from gateway.__main__ import main
+from gateway.config import KEYS
+
+
+def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    code = commands.serve(["--help"])
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert all(key.flag in printed for key in KEYS)
+
+
+def test_the_reference_of_all_settings_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    code = commands.print_settings([])
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert all(key.flag in printed for key in KEYS)
+
+
+def test_wrong_settings_are_reported_all_at_once_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code = commands.serve(["--port", "http", "--prot", "1", "--drain-delay", "-1"])
+
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert len(lines) == 3
+    assert all(any(key in line for line in lines) for key in ("--port", "--prot", "--drain-delay"))
+
+
+@pytest.mark.parametrize("key", ["--port", "--metrics-port"])
+def test_a_port_that_is_taken_is_one_line_with_code_2(key: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        other = {"--port": "--metrics-port", "--metrics-port": "--port"}[key]
+        done = headrace("serve", key, str(taken.getsockname()[1]), other, "0")
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("headrace: cannot listen on 127.0.0.1:")
+    assert f"choose another {key}" in done.stderr
+
+
+def test_a_host_that_is_none_is_one_line_with_code_2() -> None:
+    done = headrace("serve", "--host", "no..host", "--port", "0", "--allow-anonymous")
+
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no..host" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [([], 2, "usage"), (["fly"], 2, "no command 'fly'"), (["--help"], 0, "usage"), (["--version"], 0, __version__)],
+    ids=str,
+)
+def test_the_command_line_without_a_command_says_what_there_is(
+    arguments: list[str],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["headrace", *arguments])
+
+    told = main()
+
+    printed = capsys.readouterr()
+    assert told == code
+    assert said in (printed.err if code else printed.out)
+
+
+def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,0 +1,402 @@
+import asyncio
+import json
+import os
+import signal
+import socket
+
+import pytest
+
+from gateway import server
+from gateway.config import DrainConfig, HttpConfig, Settings
+from inference import CannotServe
+from tests.gateway.fakes import gateway, listening, post, serving
+
+pytestmark = pytest.mark.anyio
+
+BODY = b'{"input": "w0"}'
+HASTY = Settings(http=HttpConfig(header_timeout_s=0.05, body_timeout_s=0.05))
+HEAD_BYTES = 65_536
+SMALL = Settings(http=HttpConfig(max_body_bytes=1000))
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": True}  # as `headrace serve` does
+
+
+def statuses(answer: bytes) -> list[int]:
+    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+
+
+async def test_a_connection_serves_one_call_after_another() -> None:
+    async with listening() as address:
+        connection = await address.connect()
+        answers = []
+        for _ in range(3):
+            connection.send(post(BODY))
+            answers.append(await connection.response())
+        connection.close()
+
+    assert [status for status, _ in answers] == [200] * 3
+    assert len({body for _, body in answers}) == 1
+
+
+async def test_pipelined_calls_are_answered_in_their_order() -> None:
+    bodies = [json.dumps({"input": ["w0"] * count}).encode() for count in (1, 2, 3)]
+    async with listening() as address:
+        connection = await address.connect()
+        connection.send(b"".join(map(post, bodies)))
+        answers = [await connection.response() for _ in bodies]
+        connection.close()
+
+    assert [len(json.loads(body)["data"]) for _, body in answers] == [1, 2, 3]
+
+
+async def test_an_answer_may_be_awaited_longer_than_a_head_or_a_body() -> None:
+    async with listening(settings=HASTY) as address:
+        address.gateway.engine.device.gate.clear()
+        connection = await address.connect()
+        connection.send(post(BODY))
+        await asyncio.to_thread(address.gateway.engine.device.entered.wait)
+        cut = await address.answer(b"")  # both deadlines have passed by now
+        address.gateway.engine.device.gate.set()
+        status, _ = await connection.response()
+        connection.close()
+
+    assert statuses(cut) == [408]
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"P", b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n", b"\r\n\r\n\r\n"],
+    ids=["nothing", "a letter", "half a head", "empty lines"],
+)
+async def test_a_head_that_never_arrives_is_cut(raw: bytes) -> None:
+    async with listening(settings=HASTY) as address:
+        answer = await address.answer(raw)
+
+    assert statuses(answer) == [408]
+
+
+async def test_a_head_that_drips_is_cut() -> None:
+    async with listening(settings=HASTY) as address:
+        connection = await address.connect()
+        cut = asyncio.create_task(connection.rest())
+        connection.send(b"GET /livez HTTP/1.1\r\n")
+        drops = 0
+        while not cut.done() and drops < 10_000:
+            drops += 1
+            connection.send(b"X: y\r\n")
+            await asyncio.wait({cut}, timeout=0.001)
+        connection.close()
+
+    assert statuses(await cut) == [408]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        post(BODY)[:-1],
+        post(BODY)[: -len(BODY)],
+        post(b"", "Transfer-Encoding: chunked"),
+        post(b"5\r\n{", "Transfer-Encoding: chunked"),
+        post(b"1\r\n{\r\n0\r\nTrailer: x\r\n", "Transfer-Encoding: chunked"),
+        post(BODY, "Expect: 100-continue")[: -len(BODY)],
+    ],
+    ids=["all but a byte", "none of it", "no chunk", "half a chunk", "no last line", "not even when asked for"],
+)
+async def test_a_body_that_never_arrives_is_cut_and_nothing_is_queued(raw: bytes) -> None:
+    async with listening(settings=HASTY) as address:
+        answer = await address.answer(raw)
+
+    assert 408 in statuses(answer)
+    assert address.gateway.engine.submitted == []
+
+
+@pytest.mark.parametrize("raw", [b"P", post(BODY)[:-1]], ids=["a head", "a body"])
+async def test_a_second_call_on_a_connection_has_the_same_deadlines(raw: bytes) -> None:
+    async with listening(settings=HASTY) as address:
+        connection = await address.connect()
+        connection.send(post(BODY))
+        await connection.response()
+        connection.send(raw)
+        cut = await connection.rest()
+        connection.close()
+
+    assert statuses(cut) == [408]
+
+
+async def test_a_streamed_body_over_the_limit_is_refused() -> None:
+    chunk = b"64\r\n" + b" " * 100 + b"\r\n"
+    async with listening(settings=SMALL) as address:
+        answer = await address.answer(post(chunk * 11 + b"0\r\n\r\n", "Transfer-Encoding: chunked", close=True))
+
+    assert statuses(answer) == [413]
+    assert b"body_too_large" in answer
+    assert address.gateway.engine.submitted == []
+
+
+async def test_a_streamed_body_within_the_limit_is_answered() -> None:
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\nX-Trailer: y\r\n\r\n"
+    async with listening(settings=SMALL) as address:
+        answer = await address.answer(post(chunks, "Transfer-Encoding: chunked", close=True))
+
+    assert statuses(answer) == [200]
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        b"X-Flood: " + b"x" * 70_000 + b"\r\n\r\n",
+        b"X-Flood: y\r\n" * 6_000 + b"\r\n",
+        b"X-Flood: ".ljust(HEAD_BYTES, b"x"),  # no more: what is left unread at the end resets the connection
+        b"X-Flood: y\r\n" * (HEAD_BYTES // 12 + 1),
+    ],
+    ids=["one long", "many short", "one without an end", "many without an end"],
+)
+async def test_a_flood_of_headers_is_refused(flood: bytes) -> None:
+    async with listening() as address:
+        answer = await address.answer(b"GET /livez HTTP/1.1\r\nHost: x\r\n" + flood)
+
+    assert statuses(answer) == [431]
+
+
+async def test_a_path_without_end_is_refused() -> None:
+    async with listening() as address:
+        answer = await address.answer(b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n")
+
+    assert statuses(answer) == [431]
+
+
+async def test_large_but_sound_headers_are_taken_with_a_large_body() -> None:
+    body = BODY.ljust(200_000)
+    async with listening() as address:
+        answer = await address.answer(post(body, "X-Large: " + "x" * 60_000, close=True))
+
+    assert statuses(answer) == [200]
+
+
+HOSTILE = {
+    "not http": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "http 2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "http 9": b"GET /livez HTTP/9.9\r\n\r\n",
+    "no method": b" /livez HTTP/1.1\r\n\r\n",
+    "connect": b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "options star": b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "options": b"OPTIONS /v1/embeddings HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "trace": b"TRACE /v1/embeddings HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "absolute target without a path": b"GET http://x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "empty target": b"GET  HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "null in the path": b"GET /v1/\x00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "null in the path, quoted": b"GET /v1/%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "latin in the path": b"GET /v1/\xe9 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "broken quoting": b"GET /v1/%zz%1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "null in a header": b"GET /v1 HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
+    "folded header": b"GET /v1 HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\nConnection: close\r\n\r\n",
+    "space before a colon": b"GET /v1 HTTP/1.1\r\nHost : x\r\n\r\n",
+    "no length": b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + BODY,
+    "negative length": b"POST /v1/embeddings HTTP/1.1\r\nContent-Length: -1\r\n\r\n" + BODY,
+    "length of letters": b"POST /v1/embeddings HTTP/1.1\r\nContent-Length: ten\r\n\r\n" + BODY,
+    "length beyond numbers": b"POST /v1/embeddings HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n" + BODY,
+    "length beyond memory": b"POST /v1/embeddings HTTP/1.1\r\nContent-Length: 999999999999999\r\n"
+    b"Connection: close\r\n\r\n" + BODY,
+    "two lengths": post(BODY, "Content-Length: 3"),
+    "length and chunks": post(b"0\r\n\r\n", "Content-Length: 3", "Transfer-Encoding: chunked"),
+    "length too short": post(BODY, close=True).replace(b"Length: 15", b"Length: 9"),
+    "unknown coding": post(BODY, "Transfer-Encoding: gzip"),
+    "chunked twice": post(BODY, "Transfer-Encoding: chunked, chunked"),
+    "chunks that are none": post(b"xyz\r\n" + BODY, "Transfer-Encoding: chunked"),
+    "a chunk of negative size": post(b"-1\r\n" + BODY, "Transfer-Encoding: chunked"),
+    "a chunk beyond numbers": post(b"f" * 40 + b"\r\n" + BODY, "Transfer-Encoding: chunked"),
+    "a chunk without its end": post(b"1\r\n{xx\r\n", "Transfer-Encoding: chunked"),
+    "compressed": post(b"\x1f\x8b\x08\x00", "Content-Encoding: gzip", close=True),
+    "websocket": b"GET /v1/embeddings HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+}
+
+
+async def test_whatever_arrives_is_the_callers_fault_and_queues_nothing() -> None:
+    async with listening(settings=HASTY) as address:
+        answers = {name: statuses(await address.answer(raw)) for name, raw in HOSTILE.items()}
+        afterwards = await address.answer(post(BODY, close=True))
+
+    faults = {name: bool(told) and all(400 <= status < 500 for status in told) for name, told in answers.items()}
+    assert faults == dict.fromkeys(HOSTILE, True), answers
+    assert statuses(afterwards) == [200]
+    assert len(address.gateway.engine.submitted) == 1
+
+
+SOUND = {
+    "http 0.9": b"GET /livez\r\n\r\n",
+    "absolute target": b"GET http://x/livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "query": b"GET /livez?verbose=%ff&&&= HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "no host": b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n",
+    "odd host": b"GET /livez HTTP/1.1\r\nHost: [::1]:99999/\r\nConnection: close\r\n\r\n",
+    "bare newlines before": b"\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "get with a body": b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc",
+    "expects to be told": post(BODY, "Expect: 100-continue", close=True),
+    "expects a miracle": post(BODY, "Expect: miracle", close=True),
+}
+
+
+async def test_what_is_odd_but_sound_is_answered() -> None:
+    async with listening(settings=HASTY) as address:
+        answers = {name: statuses(await address.answer(raw)) for name, raw in SOUND.items()}
+
+    assert {name: 200 in told for name, told in answers.items()} == dict.fromkeys(SOUND, True), answers
+
+
+async def test_an_offer_to_speak_http_2_is_declined_by_answering() -> None:
+    offer = post(BODY, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    async with listening() as address:
+        connection = await address.connect()
+        connection.send(offer)
+        first, _ = await connection.response()
+        connection.send(post(BODY, close=True))
+        second = await connection.rest()
+        connection.close()
+
+    assert first == 200
+    assert statuses(second) == [200]
+
+
+async def test_http_1_0_is_answered_and_closed() -> None:
+    async with listening() as address:
+        answer = await address.answer(b"GET /livez HTTP/1.0\r\n\r\n")
+
+    assert statuses(answer) == [200]
+    assert answer.endswith(b"\r\n\r\nalive\n")
+
+
+async def test_a_head_request_has_no_body() -> None:
+    async with listening() as address:
+        answer = await address.answer(b"HEAD /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+    assert statuses(answer) == [200]
+    assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_callers_that_close_their_sockets_cost_the_device_nothing() -> None:
+    async with listening() as address:
+        engine = address.gateway.engine
+        engine.device.gate.clear()
+        first = await address.connect()
+        first.send(post(BODY))
+        await asyncio.to_thread(engine.device.entered.wait)
+        gone = [await address.connect() for _ in range(50)]
+        for connection in gone:
+            connection.send(post(b'{"input": "w1 w1 w1"}'))
+        await engine.until(lambda: len(engine.submitted) == 51)
+        for connection in gone:
+            connection.close()
+        await engine.until(lambda: engine.cancelled == 50)
+        engine.device.gate.set()
+        status, _ = await first.response()
+        first.close()
+
+    assert status == 200
+    assert [batch.tokens for batch in engine.device.batches] == [3]
+    assert address.gateway.metric("headrace_batch_tokens_sum", model="tiny") == 3
+
+
+async def test_a_signal_drains_and_ends_with_code_0() -> None:
+    async with serving(settings=Settings(drain=DrainConfig(drain_delay_s=0.0))) as (address, run):
+        engine = address.gateway.engine
+        engine.device.gate.clear()
+        idle, busy = await address.connect(), await address.connect()
+        idle.send(post(BODY[:-1] + b', "dimensions": 0}'))
+        await idle.response()
+        busy.send(post(BODY))
+        await asyncio.to_thread(engine.device.entered.wait)
+        os.kill(os.getpid(), signal.SIGTERM)
+        closed = await idle.rest()
+        idle.close()
+        engine.device.gate.set()
+        status, _ = await busy.response()
+        busy.close()
+        code = await run
+
+    assert closed == b""
+    assert status == 200
+    assert code == 0
+    assert address.gateway.lifecycle.state == "stopped"
+
+
+async def test_calls_that_are_not_done_in_time_are_told_so_and_counted_in_the_exit_code() -> None:
+    async with serving(settings=Settings(drain=DrainConfig(drain_delay_s=0.0, drain_timeout_s=0.05))) as (address, run):
+        engine = address.gateway.engine
+        engine.device.gate.clear()
+        connection = await address.connect()
+        connection.send(post(BODY))
+        await asyncio.to_thread(engine.device.entered.wait)
+        os.kill(os.getpid(), signal.SIGTERM)
+        status, _ = await connection.response()
+        connection.close()
+        engine.device.gate.set()
+        code = await run
+
+    assert status == 503
+    assert code == 1
+
+
+async def test_an_interrupt_drains_without_delay() -> None:
+    async with serving(settings=Settings(drain=DrainConfig(drain_delay_s=600.0))) as (_, run):
+        os.kill(os.getpid(), signal.SIGINT)
+        code = await run
+
+    assert code == 0
+
+
+async def test_calls_within_the_drain_delay_are_answered() -> None:
+    async with serving(settings=Settings(drain=DrainConfig(drain_delay_s=0.5))) as (address, run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while address.gateway.lifecycle.state == "ready":
+            probe = await address.answer(b"GET /readyz HTTP/1.1\r\nConnection: close\r\n\r\n")
+        probe = await address.answer(b"GET /readyz HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answer = await address.answer(post(BODY))
+        code = await run
+
+    assert statuses(probe) == [503]
+    assert statuses(answer) == [200]
+    assert b"connection: close" in answer
+    assert code == 0
+
+
+async def test_a_model_that_cannot_be_served_ends_it() -> None:
+    subject = gateway()
+    subject.engine.cannot_serve = CannotServe("no such folder")
+    listener = server.bind("127.0.0.1", 0)
+    settings = subject.settings
+
+    with pytest.raises(CannotServe, match="no such folder"):
+        await server.run(subject.app, listener, settings.http, settings.drain, subject.lifecycle)
+
+
+def test_a_port_that_is_taken_shows_at_once_although_nobody_has_accepted_yet() -> None:
+    with server.bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+
+        with pytest.raises(OSError, match="in use"):
+            server.bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["no..host", "x" * 70, "203.0.113.1"])
+def test_an_address_that_is_not_here_is_an_os_error_with_words(host: str) -> None:
+    with pytest.raises(OSError, match=r"\S") as caught:
+        server.bind(host, 0)
+
+    assert caught.value.strerror
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_an_address_may_be_of_version_6() -> None:
+    with server.bind("::1", 0) as listener:
+        assert listener.family == socket.AF_INET6
+
+
+@pytest.mark.parametrize(
+    ("host", "url"), [("127.0.0.1", "http://127.0.0.1:80"), ("::1", "http://[::1]:80"), ("x.org", "http://x.org:80")]
+)
+def test_an_address_is_written_as_people_click_it(host: str, url: str) -> None:
+    assert server.url(host, 80) == url
