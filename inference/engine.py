@@ -16,7 +16,7 @@ from inference.device import Device, choose_dtype, open_device
 from inference.encoder import Encoder, load_encoder
 from inference.errors import CannotServe, InferenceError, Unavailable
 from inference.request import Batch, Call, Entry, Request, Result, Shape, packed_shape, padded_shape
-from inference.scheduler import Lane, Refused, Scheduler
+from inference.scheduler import Lane, Refused, Scheduler, Work
 from inference.tokenizer import highest_id
 
 _log = logging.getLogger(__name__)
@@ -94,9 +94,14 @@ class Engine:
         """Run a call: all of its requests or none; raises InferenceError."""
         return await self._running().submit(call)
 
-    def refusal(self, model: str, work: Shape, deadline: float) -> Refused | None:
-        """Say why a call of about such work would be refused now, or None."""
-        return self._running().refusal(model, work, deadline)
+    def refusal(self, work: Work) -> Refused | None:
+        """Say why such a call would be refused now, or None."""
+        return self._running().refusal(work)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every device thread is alive and moving; true before `load` has ended."""
+        return self._batcher is None or self._batcher.healthy
 
     def statistics(self) -> BatcherStatistics | None:
         """Take a snapshot; None before `load` has ended."""

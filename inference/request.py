@@ -5,7 +5,7 @@ Values only: no torch, no asyncio, no policy.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -48,7 +48,7 @@ class Reply(Protocol):
         """Deliver the failure; late or repeated deliveries are dropped."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Entry:
     """A request that waits, with the address of its reply."""
 
@@ -56,6 +56,10 @@ class Entry:
     call: Call
     reply: Reply
     arrived: float  # seconds, engine clock
+    deadline: float = field(init=False)  # when its answer is worth nothing; later if a later call waits for it too
+
+    def __post_init__(self) -> None:
+        self.deadline = self.call.deadline
 
     @property
     def model(self) -> str:
@@ -66,11 +70,6 @@ class Entry:
     def tokens(self) -> int:
         """How many tokens it costs."""
         return len(self.request.tokens)
-
-    @property
-    def deadline(self) -> float:
-        """When its answer is worth nothing any more; seconds, engine clock."""
-        return self.call.deadline
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,3 +69,18 @@ def test_a_backlog_pays_the_base_of_every_batch() -> None:
 def test_padding_is_what_a_padded_batch_pays() -> None:
     assert packed_shape([2, 8]) == Shape(tokens=10, sequences=2, squares=68)
     assert padded_shape([2, 8]) == Shape(tokens=16, sequences=2, squares=128)
+
+
+@given(st.integers(1, 256), st.integers(1, 64), st.floats(1e-3, 1.0), st.integers(1, 5), shapes)
+def test_few_batches_of_one_kind_do_not_make_other_predictions_absurd(
+    length: int, count: int, seconds: float, times: int, other: Shape
+) -> None:
+    cost, seen = CostModel(), packed_shape([length] * count)
+    guess = CostModel().seconds(other)
+    for _ in range(times):
+        cost.observe(seen, seconds)
+
+    scale = max(seconds / CostModel().seconds(seen), 1.0)
+
+    assert cost.seconds(seen) == pytest.approx(seconds, rel=0.05)
+    assert cost.seconds(other) <= 20 * guess * scale + seconds
