@@ -17,7 +17,7 @@ from inference.config import Limits
 from inference.errors import DeadlineExceeded, DeviceLost, InferenceError, Overloaded, RuntimeFailed, Unavailable
 from inference.reply import Pending
 from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Row, RowFailed, Timings
-from inference.reuse import Reuse
+from inference.reuse import Reuse, ReuseStatistics
 from inference.runtime import Runtime
 from inference.scheduler import Decision, DeviceState, Refused, Scheduler, SchedulerStatistics, Work
 
@@ -45,6 +45,7 @@ class BatcherStatistics:
     scheduler: SchedulerStatistics
     devices: tuple[DeviceStatistics, ...]
     in_flight: int  # calls admitted and not yet answered
+    reuse: ReuseStatistics
 
     @property
     def healthy(self) -> bool:
@@ -166,7 +167,7 @@ class Batcher:
         with self._changed:
             waiting = self._scheduler.statistics(now)
         devices = tuple(device.statistics(self._limits, now) for device in self._devices)
-        return BatcherStatistics(waiting, devices, len(self._pending))
+        return BatcherStatistics(waiting, devices, len(self._pending), self._reuse.statistics())
 
     def _enqueue(self, entries: Sequence[Entry], now: float) -> None:
         with self._changed:

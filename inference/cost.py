@@ -9,6 +9,7 @@ taken for zero and the rest solved again (active sets, after Lawson and Hanson 1
 """
 
 from collections import deque
+from dataclasses import dataclass
 
 from inference.request import Shape
 
@@ -22,6 +23,16 @@ _RIDGE = 1e-9  # keeps the equations solvable while batches all look alike
 _TRUSTED_AFTER = 8  # observations before outliers are clipped
 _ERRORS_KEPT = 256
 _OUTLIER = 4.0  # an observation counts for at most so many times its prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The fitted cost, in seconds: of any batch, and for each token, sequence and squared length."""
+
+    base_s: float
+    token_s: float
+    sequence_s: float
+    square_s: float
 
 
 class CostModel:
@@ -45,6 +56,16 @@ class CostModel:
             return 0.0
         batches = -(-shape.tokens // max_batch_tokens)
         return self.seconds(shape) + (batches - 1) * self._coefficients[0]
+
+    @property
+    def base_s(self) -> float:
+        """What any batch costs, however small."""
+        return self._coefficients[0]
+
+    @property
+    def curve(self) -> Curve:
+        """The cost as it is fitted now."""
+        return Curve(*(value / scale for value, scale in zip(self._coefficients, _SCALES, strict=True)))
 
     def errors(self) -> tuple[float, float]:
         """Return the median and the 95th percentile of the last predictions' relative errors."""

@@ -62,6 +62,16 @@ class Flight:
 
 
 @dataclass(frozen=True, slots=True)
+class ReuseStatistics:
+    """What needed no work of its own."""
+
+    joined: int  # inputs that shared the computation of another
+    kept: int  # inputs answered from kept answers
+    kept_bytes: int
+    quarantined: int  # inputs not tried again now
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How a call's requests are answered: by kept results, by flights of others, by flights of its own."""
 
@@ -82,6 +92,7 @@ class Reuse:
         self._kept: OrderedDict[Key, Result] = OrderedDict()
         self._kept_bytes = 0
         self._poisons: OrderedDict[bytes, float] = OrderedDict()  # -> when it may be tried again
+        self._joined = self._answered = 0
 
     def plan(self, call: Call, pending: Pending) -> Plan:
         """Sort a call's requests; changes nothing. Raises RuntimeFailed for an input in quarantine."""
@@ -105,6 +116,8 @@ class Reuse:
         for flight, entry in zip(plan.fresh, entries, strict=True):
             flight.entry = entry
             self._flights[flight.key] = flight
+        self._joined += len(plan.seats) - len(plan.fresh)
+        self._answered += len(plan.kept)
         for flight, slot in plan.seats:
             flight.board(slot, deadline)
         for slot, result in plan.kept:
@@ -118,6 +131,10 @@ class Reuse:
         for flight in empty:
             self._close(flight)
         return [flight.entry for flight in empty if flight.entry is not None]
+
+    def statistics(self) -> ReuseStatistics:
+        """Take a snapshot."""
+        return ReuseStatistics(self._joined, self._answered, self._kept_bytes, len(self._poisons))
 
     def landed(self, flight: Flight, result: Result) -> None:
         """Close a flight, and keep its answer while there is room."""

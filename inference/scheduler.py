@@ -18,6 +18,7 @@ from inference.waiting import Waiting
 
 _PATIENCE: Final = 16  # entries that do not fit are passed over so often before a packed batch closes
 _HOPEFUL: Final = 0.5  # an entry is given up only when half its predicted time is already too much
+_WORTHWHILE: Final = 8.0  # a batch may take so many times its base cost, whatever the cap on its time
 _CAP_AFTER_OOM: Final = 0.7  # of the tokens that did not fit
 _CAP_GROWTH: Final = 1.01  # a batch that fits
 
@@ -258,7 +259,7 @@ class Scheduler:
         """Whether a batch of this shape keeps the caps on tokens and on its own time."""
         if shape.tokens > min(self._limits.max_batch_tokens, lane.fits):
             return False
-        return lane.cost.seconds(shape) <= self._limits.max_batch_s
+        return lane.cost.seconds(shape) <= max(self._limits.max_batch_s, _WORTHWHILE * lane.cost.base_s)
 
     def _is_hopeless(self, lane: Lane, entry: Entry, now: float) -> bool:
         alone_s = lane.cost.seconds(lane.shape([entry.tokens]))

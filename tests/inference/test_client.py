@@ -11,6 +11,7 @@ from inference.batcher import BatcherStatistics, DeviceStatistics
 from inference.checkpoint import read_checkpoint
 from inference.errors import DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
 from inference.request import Call, Result, Shape, Timings
+from inference.reuse import ReuseStatistics
 from inference.scheduler import Refused, SchedulerStatistics, Work
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +45,9 @@ class FakeEngine:
         return self.refused
 
     def statistics(self) -> BatcherStatistics:
-        return BatcherStatistics(SchedulerStatistics(()), (DeviceStatistics("cpu", self.healthy, False, 0),), 0)
+        return BatcherStatistics(
+            SchedulerStatistics(()), (DeviceStatistics("cpu", self.healthy, False, 0),), 0, ReuseStatistics(0, 0, 0, 0)
+        )
 
     async def drained(self) -> None:
         pass
