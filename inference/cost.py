@@ -8,6 +8,7 @@ are solved by elimination in plain Python, some 20 us a batch; a coefficient tha
 taken for zero and the rest solved again (active sets, after Lawson and Hanson 1974).
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -16,7 +17,6 @@ from inference.request import Shape
 _FEATURES = 4
 _SCALES = (1.0, 1e3, 1e1, 1e5)  # keeps the normal equations well conditioned
 _FORGETTING = 0.99  # a batch counts half after 69 others
-_GUESS = (1e-3, 1e-2, 0.0, 0.0)  # 1 ms + 10 us a token
 _GUESSED = (Shape(1, 1, 1), Shape(1000, 1, 10**6), Shape(1000, 1000, 1000))
 _GUESS_WEIGHT = 1e-4  # of an observation: decides only what no batch has told yet
 _RIDGE = 1e-9  # keeps the equations solvable while batches all look alike
@@ -35,6 +35,9 @@ class Curve:
     square_s: float
 
 
+_GUESS = Curve(base_s=1e-3, token_s=1e-5, sequence_s=0.0, square_s=0.0)
+
+
 class CostModel:
     """Predicts the seconds a batch takes; `observe` refines it."""
 
@@ -42,30 +45,28 @@ class CostModel:
         """Start with a guess: warm-up replaces it before the first call."""
         self._normal = [[0.0] * _FEATURES for _ in range(_FEATURES)]
         self._moment = [0.0] * _FEATURES
-        self._coefficients = list(_GUESS)
+        self.curve = _GUESS
         self._observed = 0
         self._errors: deque[float] = deque(maxlen=_ERRORS_KEPT)
 
     def seconds(self, shape: Shape) -> float:
         """Predict the device seconds of one batch of this shape."""
-        return _dot(self._coefficients, _features(shape))
+        curve = self.curve
+        return (
+            curve.base_s
+            + curve.token_s * shape.tokens
+            + curve.sequence_s * shape.sequences
+            + curve.square_s * shape.squares
+        )
 
-    def backlog_s(self, shape: Shape, max_batch_tokens: int) -> float:
-        """Predict the device seconds of so much work when it runs in full batches."""
+    def backlog_s(self, shape: Shape, max_tokens: float, max_s: float) -> float:
+        """Predict the device seconds of so much work when it runs in batches of so many tokens or seconds."""
         if shape.sequences == 0:
             return 0.0
-        batches = -(-shape.tokens // max_batch_tokens)
-        return self.seconds(shape) + (batches - 1) * self._coefficients[0]
-
-    @property
-    def base_s(self) -> float:
-        """What any batch costs, however small."""
-        return self._coefficients[0]
-
-    @property
-    def curve(self) -> Curve:
-        """The cost as it is fitted now."""
-        return Curve(*(value / scale for value, scale in zip(self._coefficients, _SCALES, strict=True)))
+        base_s = self.curve.base_s
+        work_s = self.seconds(shape) - base_s
+        batches = max(shape.tokens / max_tokens, work_s / max(max_s - base_s, 1e-9))
+        return work_s + math.ceil(min(batches, shape.sequences)) * base_s
 
     def errors(self) -> tuple[float, float]:
         """Return the median and the 95th percentile of the last predictions' relative errors."""
@@ -104,9 +105,8 @@ class CostModel:
             )
             worst = min(range(len(active)), key=solution.__getitem__)
             if solution[worst] >= 0.0:
-                self._coefficients = [0.0] * _FEATURES
-                for i, value in zip(active, solution, strict=True):
-                    self._coefficients[i] = value
+                fitted = dict(zip(active, solution, strict=True))
+                self.curve = Curve(*(fitted.get(i, 0.0) / scale for i, scale in enumerate(_SCALES)))
                 return
             del active[worst]
 
@@ -130,7 +130,3 @@ def _eliminate(matrix: list[list[float]], right: list[float]) -> list[float]:
     for i in reversed(range(n)):
         right[i] = (right[i] - sum(matrix[i][j] * right[j] for j in range(i + 1, n))) / matrix[i][i]
     return right
-
-
-def _dot(left: list[float], right: list[float]) -> float:
-    return sum(a * b for a, b in zip(left, right, strict=True))

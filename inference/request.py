@@ -57,19 +57,18 @@ class Entry:
     reply: Reply
     arrived: float  # seconds, engine clock
     deadline: float = field(init=False)  # when its answer is worth nothing; later if a later call waits for it too
+    tokens: int = field(init=False)
+    shape: "Shape" = field(init=False)  # what it costs alone, without padding
 
     def __post_init__(self) -> None:
         self.deadline = self.call.deadline
+        self.tokens = len(self.request.tokens)
+        self.shape = Shape(self.tokens, 1, self.tokens * self.tokens)
 
     @property
     def model(self) -> str:
         """The model that must run it."""
         return self.request.model
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it costs."""
-        return len(self.request.tokens)
 
 
 @dataclass(frozen=True, slots=True)

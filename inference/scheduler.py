@@ -93,10 +93,18 @@ class Lane:
         """What these lengths cost the device when they run together."""
         return packed_shape(lengths) if self.packed else padded_shape(lengths)
 
-    def seconds(self, work: Shape, budget: int) -> float:
+    def seconds(self, work: Shape, limits: Limits) -> float:
         """Device seconds of so much work (unpadded) in full batches."""
         padded = Shape(round(work.tokens * self.padding), work.sequences, work.squares)
-        return self.cost.backlog_s(padded, budget)
+        return self.cost.backlog_s(padded, self.cap_tokens(limits), self.cap_s(limits))
+
+    def cap_tokens(self, limits: Limits) -> float:
+        """The most tokens a batch may have."""
+        return min(limits.max_batch_tokens, self.fits)
+
+    def cap_s(self, limits: Limits) -> float:
+        """The longest a batch may take, but for a single entry."""
+        return max(limits.max_batch_s, _WORTHWHILE * self.cost.curve.base_s)
 
 
 class Scheduler:
@@ -119,7 +127,7 @@ class Scheduler:
         lane = self._lanes[model]
         if not lane.waiting:
             lane.served_s = max(lane.served_s, self._served_s)
-        lane.waiting.add(entries, lane.seconds(shape, self._limits.max_batch_tokens) / shape.tokens)
+        lane.waiting.add(entries, lane.seconds(shape, self._limits) / shape.tokens)
         return None
 
     def refusal(self, work: Work, now: float) -> Refused | None:
@@ -128,7 +136,7 @@ class Scheduler:
         if waiting == 0 and not self._running:
             return None
         lane = self._lanes[work.model]
-        finish = now + self._ahead_s(lane, work, now) + lane.seconds(work.shape, self._limits.max_batch_tokens)
+        finish = now + self._ahead_s(lane, work, now) + lane.seconds(work.shape, self._limits)
         excess = waiting + work.shape.tokens - self._limits.max_waiting_tokens
         if excess > 0 and self._is_over_its_share(lane, work):
             return Refused("queue full", (finish - now) * min(1.0, excess / max(waiting, 1)))
@@ -184,13 +192,13 @@ class Scheduler:
 
     def _ahead_s(self, lane: Lane, work: Work, now: float) -> float:
         """Seconds until the first token of this work runs, if nobody else comes."""
-        budget = self._limits.max_batch_tokens
+        limits = self._limits
         running = sum(max(0.0, finish - now) for finish in self._running.values())
         ahead = lane.waiting.tokens_ahead(work.priority, work.caller, work.deadline, work.shape.tokens)
-        own_s = lane.seconds(_share(lane.waiting.load, ahead), budget)
-        turns_s = own_s + lane.seconds(work.shape, budget)  # other models get at most as much meanwhile
+        own_s = lane.seconds(_share(lane.waiting.load, ahead), limits)
+        turns_s = own_s + lane.seconds(work.shape, limits)  # other models get at most as much meanwhile
         others = [other for other in self._lanes.values() if other is not lane]
-        return running + own_s + sum(min(turns_s, other.seconds(other.waiting.load, budget)) for other in others)
+        return running + own_s + sum(min(turns_s, other.seconds(other.waiting.load, limits)) for other in others)
 
     def _is_over_its_share(self, lane: Lane, work: Work) -> bool:
         """Whether a caller would hold more than its part of the queue: one that floods must not lock others out."""
@@ -208,7 +216,7 @@ class Scheduler:
             if self._is_hopeless(lane, entry, now):
                 expired.append(entry)
                 return True
-            grown = shape + packed_shape([entry.tokens])
+            grown = shape + entry.shape
             if shape.sequences and not self._is_within(lane, grown):
                 return False
             shape = grown
@@ -257,12 +265,11 @@ class Scheduler:
 
     def _is_within(self, lane: Lane, shape: Shape) -> bool:
         """Whether a batch of this shape keeps the caps on tokens and on its own time."""
-        if shape.tokens > min(self._limits.max_batch_tokens, lane.fits):
-            return False
-        return lane.cost.seconds(shape) <= max(self._limits.max_batch_s, _WORTHWHILE * lane.cost.base_s)
+        limits = self._limits
+        return shape.tokens <= lane.cap_tokens(limits) and lane.cost.seconds(shape) <= lane.cap_s(limits)
 
     def _is_hopeless(self, lane: Lane, entry: Entry, now: float) -> bool:
-        alone_s = lane.cost.seconds(lane.shape([entry.tokens]))
+        alone_s = lane.cost.seconds(entry.shape)
         return now + _HOPEFUL * alone_s > entry.deadline
 
     def _batch(self, lane: Lane, chosen: list[Entry], now: float) -> Batch:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from inference.request import Entry, Shape, packed_shape
+from inference.request import Entry, Shape
 
 AGING_S: Final = 2.0
 _REMEMBERED: Final = 4096  # callers kept in mind after their last entry has gone: who was served much must not gain
@@ -184,7 +184,7 @@ class Waiting:
     def remove(self, entry: Entry) -> None:
         """Take one out of its turn."""
         self._classes[entry.call.priority].remove(entry, self._places.pop(entry))
-        self.load -= packed_shape([entry.tokens])
+        self.load -= entry.shape
 
     def serve(self, entry: Entry) -> None:
         """Take one out because it runs: its caller has had a turn."""
@@ -230,7 +230,7 @@ class Waiting:
             self._classes[priority] = _Class(self._places)
         self._places[entry] = place
         self._classes[priority].add(entry, place)
-        self.load += packed_shape([entry.tokens])
+        self.load += entry.shape
 
     def _stay(self, entry: Entry, place: _Place) -> None:
         self._classes[entry.call.priority].charge(entry, -1)

@@ -60,10 +60,12 @@ def test_a_backlog_pays_the_base_of_every_batch() -> None:
     cost = CostModel()
     work = packed_shape([100] * 10)
 
-    in_one, in_ten = cost.backlog_s(work, 1000), cost.backlog_s(work, 100)
+    in_one, in_ten = cost.backlog_s(work, 1000, 1e3), cost.backlog_s(work, 100, 1e3)
+    by_time = cost.backlog_s(work, 1e9, cost.seconds(packed_shape([100])))
 
     assert in_ten - in_one == pytest.approx(9 * cost.seconds(Shape()))
-    assert cost.backlog_s(Shape(), 100) == 0.0
+    assert by_time == pytest.approx(in_ten)
+    assert cost.backlog_s(Shape(), 100, 1e3) == 0.0
 
 
 def test_padding_is_what_a_padded_batch_pays() -> None:
