@@ -15,9 +15,11 @@ from typing import Final
 
 from inference.config import Limits
 from inference.errors import DeadlineExceeded, DeviceLost, InferenceError, Overloaded, RuntimeFailed, Unavailable
-from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Row, RowFailed, Shape, Timings
+from inference.reply import Pending
+from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Row, RowFailed, Timings
+from inference.reuse import Reuse, ReuseStatistics
 from inference.runtime import Runtime
-from inference.scheduler import Decision, DeviceState, Refused, Scheduler, SchedulerStatistics
+from inference.scheduler import Decision, DeviceState, Refused, Scheduler, SchedulerStatistics, Work
 
 _log = logging.getLogger(__name__)
 
@@ -43,46 +45,12 @@ class BatcherStatistics:
     scheduler: SchedulerStatistics
     devices: tuple[DeviceStatistics, ...]
     in_flight: int  # calls admitted and not yet answered
+    reuse: ReuseStatistics
 
     @property
     def healthy(self) -> bool:
         """Whether every device thread is alive and moving."""
         return all(device.alive and not device.stuck for device in self.devices)
-
-
-class _Pending:
-    """A call that waits for its results. Lives on the event loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
-        self.future: asyncio.Future[list[Result]] = loop.create_future()
-        self._results: list[Result | None] = [None] * count
-        self._missing = count
-
-    def succeed(self, index: int, result: Result) -> None:
-        if self.future.done() or self._results[index] is not None:
-            return
-        self._results[index] = result
-        self._missing -= 1
-        if self._missing == 0:
-            self.future.set_result([result for result in self._results if result is not None])
-
-    def fail(self, error: InferenceError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Slot:
-    """The reply of one entry: its place in its call."""
-
-    pending: _Pending
-    index: int
-
-    def succeed(self, result: Result) -> None:
-        self.pending.succeed(self.index, result)
-
-    def fail(self, error: InferenceError) -> None:
-        self.pending.fail(error)
 
 
 class _DeviceThread:
@@ -97,9 +65,9 @@ class _DeviceThread:
         self.thread = threading.Thread(target=life, args=(self,), name=f"device-{name}", daemon=True)
 
     def statistics(self, limits: Limits, now: float) -> DeviceStatistics:
-        return DeviceStatistics(self.state.name, not self.failed, self._is_stuck(limits, now), self.batches)
+        return DeviceStatistics(self.state.name, not self.failed, self.is_stuck(limits, now), self.batches)
 
-    def _is_stuck(self, limits: Limits, now: float) -> bool:
+    def is_stuck(self, limits: Limits, now: float) -> bool:
         if self.running is None:
             return False
         batch, since = self.running
@@ -129,7 +97,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._lost: InferenceError | None = None
-        self._pending: set[_Pending] = set()
+        self._reuse = Reuse(limits.cache_bytes, limits.quarantine_s, clock)
+        self._pending: set[Pending] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -143,10 +112,12 @@ class Batcher:
 
     async def submit(self, call: Call) -> list[Result]:
         """Run a call: admitted whole or refused whole, and over at its deadline whatever the device does."""
-        pending = _Pending(asyncio.get_running_loop(), len(call.requests))
+        pending = Pending(asyncio.get_running_loop(), len(call.requests))
         now = self._clock()
-        entries = [Entry(request, call, _Slot(pending, i), now) for i, request in enumerate(call.requests)]
+        plan = self._reuse.plan(call, pending)
+        entries = [Entry(flight.request, call, flight, now) for flight in plan.fresh]
         self._enqueue(entries, now)
+        self._reuse.begin(plan, entries, call.deadline)
         self._pending.add(pending)
         self._idle.clear()
         try:
@@ -155,12 +126,18 @@ class Batcher:
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the answer") from None
         finally:
-            self._forget(pending, entries)
+            self._forget(pending, self._reuse.end(plan))
 
-    def refusal(self, model: str, work: Shape, deadline: float) -> Refused | None:
-        """Say why a call of about such work would be refused now, or None."""
+    def refusal(self, work: Work) -> Refused | None:
+        """Say why such a call would be refused now, or None."""
         with self._changed:
-            return self._scheduler.refusal(model, work, deadline, self._clock())
+            return self._scheduler.refusal(work, self._clock())
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every device thread is alive and moving; cheap enough to ask for every call."""
+        now = self._clock()
+        return not any(device.failed or device.is_stuck(self._limits, now) for device in self._devices)
 
     async def drained(self) -> None:
         """Wait until no call is in flight."""
@@ -190,7 +167,7 @@ class Batcher:
         with self._changed:
             waiting = self._scheduler.statistics(now)
         devices = tuple(device.statistics(self._limits, now) for device in self._devices)
-        return BatcherStatistics(waiting, devices, len(self._pending))
+        return BatcherStatistics(waiting, devices, len(self._pending), self._reuse.statistics())
 
     def _enqueue(self, entries: Sequence[Entry], now: float) -> None:
         with self._changed:
@@ -198,20 +175,21 @@ class Batcher:
                 raise self._lost
             if self._closing:
                 raise Unavailable("shutting down")
+            if not entries:  # all of it is in flight or kept
+                return
             refused = self._scheduler.add(entries, now)
             if refused is not None:
                 raise Overloaded(refused.reason, refused.retry_after_s)
             self._changed.notify()
 
-    def _forget(self, pending: _Pending, entries: Sequence[Entry]) -> None:
+    def _forget(self, pending: Pending, unwanted: Sequence[Entry]) -> None:
         self._pending.discard(pending)
         if not self._pending:
             self._idle.set()
-        if pending.future.done() and not pending.future.cancelled() and pending.future.exception() is None:
-            return
-        with self._changed:
-            for entry in entries:
-                self._scheduler.cancel(entry)
+        if unwanted:
+            with self._changed:
+                for entry in unwanted:
+                    self._scheduler.cancel(entry)
 
     # The device thread.
 
@@ -240,23 +218,39 @@ class Batcher:
                 self._changed.wait(None if decision.wake_at is None else max(0.0, decision.wake_at - now))
 
     def _run(self, device: _DeviceThread, batch: Batch) -> None:
+        """Run a batch; of one that fails, its halves and theirs, until only the guilty have failed."""
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            error = self._attempt(device, part)
+            if error is None:
+                continue
+            if len(part.entries) == 1:
+                self._deliver([(part.entries[0], error)])
+                continue
+            with self._changed:
+                parts += reversed(self._scheduler.split(part, self._clock()))
+
+    def _attempt(self, device: _DeviceThread, batch: Batch) -> RuntimeFailed | None:
+        """Run a batch once and deliver its answers, or return why it failed."""
         started = self._clock()
         device.running = (batch, started)
         self._observer(Dispatched(batch.model, tuple(started - entry.arrived for entry in batch.entries)))
-        error: InferenceError | None = None
-        outcomes: Sequence[Row | RowFailed] = ()
+        error: RuntimeFailed | None = None
         try:
             outcomes = device.runtimes[batch.model].launch(batch).wait()
         except RuntimeFailed as failure:
-            error = failure
+            error = failure.with_traceback(None)  # its frames would hold the batch's tensors
         now = self._clock()
         device.running = None
         device.batches += 1
-        self._deliver(_settlements(batch, outcomes, error, started, now))
+        if error is None:
+            self._deliver(_settlements(batch, outcomes, started, now))
         report = _report(batch, now - started, error)
         with self._changed:
             self._scheduler.finished(batch, report, now)
         self._observer(report)
+        return error
 
     def _deliver(self, settlements: Sequence[Settlement]) -> None:
         if settlements and self._loop is not None and not self._loop.is_closed():
@@ -283,15 +277,7 @@ def _settle(settlements: Sequence[Settlement]) -> None:
             entry.reply.succeed(outcome)
 
 
-def _settlements(
-    batch: Batch,
-    outcomes: Sequence[Row | RowFailed],
-    error: InferenceError | None,
-    started: float,
-    now: float,
-) -> list[Settlement]:
-    if error is not None:
-        return [(entry, error) for entry in batch.entries]
+def _settlements(batch: Batch, outcomes: Sequence[Row | RowFailed], started: float, now: float) -> list[Settlement]:
     return [
         (entry, _outcome(outcome, Timings(started - entry.arrived, now - started)))
         for entry, outcome in zip(batch.entries, outcomes, strict=True)

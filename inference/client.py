@@ -16,6 +16,7 @@ import numpy as np
 from inference.config import Limits
 from inference.errors import DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
 from inference.request import Call, Request, Result, Row, Shape, Tokens
+from inference.scheduler import Work
 from inference.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -98,8 +99,7 @@ class Client:
     @property
     def healthy(self) -> bool:
         """Whether every device thread is alive and moving; true while starting."""
-        statistics = self.statistics()
-        return statistics is None or statistics.healthy
+        return self._engine.healthy
 
     async def start(self) -> None:
         """Load every model and begin to serve; raises CannotServe."""
@@ -129,7 +129,7 @@ class Client:
         dimensions = _check_dimensions(ask, served.model)
         _check_items(ask.inputs, self._limits.max_items)
         deadline = started + ask.timeout_s
-        self._first_gate(served, ask.inputs, deadline)
+        self._first_gate(served, ask, deadline)
         tokens = await self._tokenise(served, ask)
         total = _check_total(tokens, ask.inputs, self._limits.max_waiting_tokens)
         requests = [Request(served.model.name, ids) for ids in tokens]
@@ -150,9 +150,10 @@ class Client:
             raise UnknownModel(f"the model {name!r} is not served; there is: {known}", "model")
         return self._served[name]
 
-    def _first_gate(self, served: "_Served", inputs: Inputs, deadline: float) -> None:
+    def _first_gate(self, served: "_Served", ask: Embed, deadline: float) -> None:
         """Refuse by an estimate from bytes, before tokenising costs anything."""
-        refused = self._engine.refusal(served.model.name, served.estimate(inputs), deadline)
+        estimate = served.estimate(ask.inputs)
+        refused = self._engine.refusal(Work(served.model.name, estimate, deadline, ask.caller, ask.priority))
         if refused is not None:
             raise Overloaded(refused.reason, refused.retry_after_s)
 

@@ -8,49 +8,94 @@ are solved by elimination in plain Python, some 20 us a batch; a coefficient tha
 taken for zero and the rest solved again (active sets, after Lawson and Hanson 1974).
 """
 
+import math
+from collections import deque
+from dataclasses import dataclass
+
 from inference.request import Shape
 
 _FEATURES = 4
 _SCALES = (1.0, 1e3, 1e1, 1e5)  # keeps the normal equations well conditioned
 _FORGETTING = 0.99  # a batch counts half after 69 others
+_GUESSED = (Shape(1, 1, 1), Shape(1000, 1, 10**6), Shape(1000, 1000, 1000))
+_GUESS_WEIGHT = 1e-4  # of an observation: decides only what no batch has told yet
 _RIDGE = 1e-9  # keeps the equations solvable while batches all look alike
 _TRUSTED_AFTER = 8  # observations before outliers are clipped
+_ERRORS_KEPT = 256
 _OUTLIER = 4.0  # an observation counts for at most so many times its prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The fitted cost, in seconds: of any batch, and for each token, sequence and squared length."""
+
+    base_s: float
+    token_s: float
+    sequence_s: float
+    square_s: float
+
+
+_GUESS = Curve(base_s=1e-3, token_s=1e-5, sequence_s=0.0, square_s=0.0)
 
 
 class CostModel:
     """Predicts the seconds a batch takes; `observe` refines it."""
 
     def __init__(self) -> None:
-        """Start with a guess of 1 ms + 10 us a token: warm-up replaces it before the first call."""
+        """Start with a guess: warm-up replaces it before the first call."""
         self._normal = [[0.0] * _FEATURES for _ in range(_FEATURES)]
         self._moment = [0.0] * _FEATURES
-        self._coefficients = [1e-3, 1e-2, 0.0, 0.0]
+        self.curve = _GUESS
         self._observed = 0
+        self._errors: deque[float] = deque(maxlen=_ERRORS_KEPT)
 
     def seconds(self, shape: Shape) -> float:
         """Predict the device seconds of one batch of this shape."""
-        return _dot(self._coefficients, _features(shape))
+        curve = self.curve
+        return (
+            curve.base_s
+            + curve.token_s * shape.tokens
+            + curve.sequence_s * shape.sequences
+            + curve.square_s * shape.squares
+        )
 
-    def backlog_s(self, shape: Shape, max_batch_tokens: int) -> float:
-        """Predict the device seconds of so much work when it runs in full batches."""
+    def backlog_s(self, shape: Shape, max_tokens: float, max_s: float) -> float:
+        """Predict the device seconds of so much work when it runs in batches of so many tokens or seconds."""
         if shape.sequences == 0:
             return 0.0
-        batches = -(-shape.tokens // max_batch_tokens)
-        return self.seconds(shape) + (batches - 1) * self._coefficients[0]
+        base_s = self.curve.base_s
+        work_s = self.seconds(shape) - base_s
+        batches = max(shape.tokens / max_tokens, work_s / max(max_s - base_s, 1e-9))
+        return work_s + math.ceil(min(batches, shape.sequences)) * base_s
+
+    def errors(self) -> tuple[float, float]:
+        """Return the median and the 95th percentile of the last predictions' relative errors."""
+        ordered = sorted(self._errors) or [0.0]
+        return ordered[len(ordered) // 2], ordered[len(ordered) * 19 // 20]
 
     def observe(self, shape: Shape, seconds: float) -> None:
         """Learn from a batch that ran."""
+        self._errors.append(abs(seconds / max(self.seconds(shape), 1e-9) - 1.0))
+        if self._observed == 0:
+            self._scale_guess(seconds / self.seconds(shape))
         if self._observed >= _TRUSTED_AFTER:
             seconds = min(seconds, _OUTLIER * self.seconds(shape))
         self._observed += 1
+        self._count(shape, seconds, 1.0)
+        self._solve()
+
+    def _scale_guess(self, factor: float) -> None:
+        """Keep the guess's proportions, at the speed of the first batch, for what no batch has told yet."""
+        for shape in _GUESSED:
+            self._count(shape, factor * self.seconds(shape), _GUESS_WEIGHT)
+
+    def _count(self, shape: Shape, seconds: float, trust: float) -> None:
         x = _features(shape)
-        weight = 1.0 / max(seconds, 1e-6) ** 2  # squares of relative errors
+        weight = trust / max(seconds, 1e-6) ** 2  # squares of relative errors
         for i in range(_FEATURES):
             self._moment[i] = _FORGETTING * self._moment[i] + weight * seconds * x[i]
             for j in range(_FEATURES):
                 self._normal[i][j] = _FORGETTING * self._normal[i][j] + weight * x[i] * x[j]
-        self._solve()
 
     def _solve(self) -> None:
         active = list(range(_FEATURES))
@@ -60,9 +105,8 @@ class CostModel:
             )
             worst = min(range(len(active)), key=solution.__getitem__)
             if solution[worst] >= 0.0:
-                self._coefficients = [0.0] * _FEATURES
-                for i, value in zip(active, solution, strict=True):
-                    self._coefficients[i] = value
+                fitted = dict(zip(active, solution, strict=True))
+                self.curve = Curve(*(fitted.get(i, 0.0) / scale for i, scale in enumerate(_SCALES)))
                 return
             del active[worst]
 
@@ -86,7 +130,3 @@ def _eliminate(matrix: list[list[float]], right: list[float]) -> list[float]:
     for i in reversed(range(n)):
         right[i] = (right[i] - sum(matrix[i][j] * right[j] for j in range(i + 1, n))) / matrix[i][i]
     return right
-
-
-def _dot(left: list[float], right: list[float]) -> float:
-    return sum(a * b for a, b in zip(left, right, strict=True))

@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-
 from inference.batcher import Batcher, BatcherStatistics, Observer
 from inference.checkpoint import Checkpoint, open_checkpoints
 from inference.config import EngineConfig
 from inference.cost import CostModel
 from inference.device import Device, choose_dtype, open_device
 from inference.encoder import Encoder, load_encoder
-from inference.errors import CannotServe, InferenceError, Unavailable
-from inference.request import Batch, Call, Entry, Request, Result, Shape, packed_shape, padded_shape
-from inference.scheduler import Lane, Refused, Scheduler
+from inference.errors import CannotServe, Unavailable
+from inference.profile import Profile, measure, rehearse
+from inference.request import Call, Result
+from inference.scheduler import Lane, Refused, Scheduler, Work
 from inference.tokenizer import highest_id
 
 _log = logging.getLogger(__name__)
@@ -71,6 +70,7 @@ class Engine:
         self._observer = observer
         self._progress = progress
         self._batcher: Batcher | None = None
+        self._measurable: Mapping[str, tuple[Encoder, Lane]] = {}
 
     def load(self) -> None:
         """Fetch, check, load and warm up every model (blocking); raises CannotServe."""
@@ -84,7 +84,16 @@ class Engine:
         self._batcher = Batcher(
             Scheduler(limits, lanes), {device.name: runtimes}, limits, clock=self._clock, observer=self._observer
         )
+        self._measurable = {name: (runtimes[name], lanes[name]) for name in models}
         self.models = models
+
+    def profile(self, rounds: int = 60) -> list[Profile]:
+        """Measure every loaded model on its device (blocking; instead of `start`, not beside it)."""
+        cap_s = self._config.limits.max_batch_s
+        return [
+            measure(name, runtime, lane, max_length=self.models[name].max_length, max_batch_s=cap_s, rounds=rounds)
+            for name, (runtime, lane) in self._measurable.items()
+        ]
 
     def start(self) -> None:
         """Begin to serve, on the running event loop."""
@@ -94,9 +103,14 @@ class Engine:
         """Run a call: all of its requests or none; raises InferenceError."""
         return await self._running().submit(call)
 
-    def refusal(self, model: str, work: Shape, deadline: float) -> Refused | None:
-        """Say why a call of about such work would be refused now, or None."""
-        return self._running().refusal(model, work, deadline)
+    def refusal(self, work: Work) -> Refused | None:
+        """Say why such a call would be refused now, or None."""
+        return self._running().refusal(work)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every device thread is alive and moving; true before `load` has ended."""
+        return self._batcher is None or self._batcher.healthy
 
     def statistics(self) -> BatcherStatistics | None:
         """Take a snapshot; None before `load` has ended."""
@@ -156,23 +170,10 @@ class Engine:
         plans = _warm_up_plans(encoder.max_length, budget)
         for done, lengths in enumerate(plans):
             self._progress(Progress(name, "warm up", done, len(plans)))
-            shape = packed_shape(lengths) if encoder.packed else padded_shape(lengths)
-            batch = _rehearsal(name, lengths, shape)
-            encoder.launch(batch).wait()
-            started = self._clock()
-            encoder.launch(batch).wait()
-            lane.cost.observe(shape, self._clock() - started)
+            shape = lane.shape(lengths)
+            rehearse(name, lengths, shape, encoder)
+            lane.cost.observe(shape, rehearse(name, lengths, shape, encoder))
         self._progress(Progress(name, "warm up", len(plans), len(plans)))
-
-
-class _Nobody:
-    """The reply of a rehearsal."""
-
-    def succeed(self, result: Result) -> None:
-        pass
-
-    def fail(self, error: InferenceError) -> None:
-        pass
 
 
 def _warm_up_plans(max_length: int, budget: int) -> list[list[int]]:
@@ -183,9 +184,3 @@ def _warm_up_plans(max_length: int, budget: int) -> list[list[int]]:
         counts = sorted({1, min(4, budget // length), min(256, budget // length)} - {0})
         plans += [[length] * count for count in counts]
     return plans
-
-
-def _rehearsal(model: str, lengths: Sequence[int], shape: Shape) -> Batch:
-    requests = [Request(model, np.ones(length, np.int32)) for length in lengths]
-    call = Call(requests, deadline=float("inf"))
-    return Batch(model, tuple(Entry(request, call, _Nobody(), 0.0) for request in requests), shape, 0.0)

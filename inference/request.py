@@ -5,7 +5,7 @@ Values only: no torch, no asyncio, no policy.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -48,7 +48,7 @@ class Reply(Protocol):
         """Deliver the failure; late or repeated deliveries are dropped."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Entry:
     """A request that waits, with the address of its reply."""
 
@@ -56,21 +56,19 @@ class Entry:
     call: Call
     reply: Reply
     arrived: float  # seconds, engine clock
+    deadline: float = field(init=False)  # when its answer is worth nothing; later if a later call waits for it too
+    tokens: int = field(init=False)
+    shape: "Shape" = field(init=False)  # what it costs alone, without padding
+
+    def __post_init__(self) -> None:
+        self.deadline = self.call.deadline
+        self.tokens = len(self.request.tokens)
+        self.shape = Shape(self.tokens, 1, self.tokens * self.tokens)
 
     @property
     def model(self) -> str:
         """The model that must run it."""
         return self.request.model
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it costs."""
-        return len(self.request.tokens)
-
-    @property
-    def deadline(self) -> float:
-        """When its answer is worth nothing any more; seconds, engine clock."""
-        return self.call.deadline
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,26 @@
 """
-Decide what runs next.
+Decide what runs next, and who may wait.
 
 No clock, no device, no reply: `decide(device, now)` is a function of what waits and of the time it
-is given, so every policy question is a plain unit test. The policy today: first come, first served,
-with deadlines; the best one will stand in its place.
+is given, so every policy question is a plain unit test. The order inside a model is `waiting.py`'s;
+here it is cut into batches whose own time stays under a cap, and calls that cannot make it are refused.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import accumulate
+from typing import Final
 
 from inference.config import Limits
 from inference.cost import CostModel
 from inference.request import Batch, Entry, Report, Shape, packed_shape, padded_shape
+from inference.waiting import Waiting
 
-_HOPEFUL = 0.5  # an entry is given up only when half its predicted time is already too much
+_PATIENCE: Final = 16  # entries that do not fit are passed over so often before a packed batch closes
+_HOPEFUL: Final = 0.5  # an entry is given up only when half its predicted time is already too much
+_WORTHWHILE: Final = 8.0  # a batch may take so many times its base cost, whatever the cap on its time
+_CAP_AFTER_OOM: Final = 0.7  # of the tokens that did not fit
+_CAP_GROWTH: Final = 1.01  # a batch that fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,26 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """A call as admission sees it: how much of what, for whom, until when."""
+
+    model: str
+    shape: Shape  # without padding
+    deadline: float  # seconds, engine clock
+    caller: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LaneStatistics:
-    """What waits for one model."""
+    """What waits for one model, and how well its cost is known."""
 
     model: str
     entries: int
     tokens: int
     oldest_s: float
+    error_p50: float  # of predicted batch seconds, relative
+    error_p95: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +84,27 @@ class Lane:
 
     packed: bool
     cost: CostModel
-    waiting: OrderedDict[Entry, None] = field(default_factory=OrderedDict)
-    load: Shape = field(default_factory=Shape)  # of all that waits, without padding
+    waiting: Waiting = field(default_factory=Waiting)
     padding: float = 1.0  # computed tokens per real token, a moving average
+    fits: float = float("inf")  # tokens that a batch may have, learned from running out of memory
+    served_s: float = 0.0  # device seconds, lifted to the other models' when work comes back
 
     def shape(self, lengths: Sequence[int]) -> Shape:
         """What these lengths cost the device when they run together."""
         return packed_shape(lengths) if self.packed else padded_shape(lengths)
 
-    def take(self, entry: Entry) -> None:
-        """Remove an entry that waits."""
-        del self.waiting[entry]
-        self.load -= packed_shape([entry.tokens])
+    def seconds(self, work: Shape, limits: Limits) -> float:
+        """Device seconds of so much work (unpadded) in full batches."""
+        padded = Shape(round(work.tokens * self.padding), work.sequences, work.squares)
+        return self.cost.backlog_s(padded, self.cap_tokens(limits), self.cap_s(limits))
+
+    def cap_tokens(self, limits: Limits) -> float:
+        """The most tokens a batch may have."""
+        return min(limits.max_batch_tokens, self.fits)
+
+    def cap_s(self, limits: Limits) -> float:
+        """The longest a batch may take, but for a single entry."""
+        return max(limits.max_batch_s, _WORTHWHILE * self.cost.curve.base_s)
 
 
 class Scheduler:
@@ -88,125 +115,180 @@ class Scheduler:
         self._limits = limits
         self._lanes = lanes
         self._running: dict[Batch, float] = {}  # -> when it is predicted to finish
+        self._served_s = 0.0  # of the lane whose turn was last
 
     def add(self, entries: Sequence[Entry], now: float) -> Refused | None:
         """Admit all entries of one call, or none of them."""
-        model, deadline = entries[0].model, entries[0].deadline
-        refused = self.refusal(model, packed_shape([entry.tokens for entry in entries]), deadline, now)
+        call, model = entries[0].call, entries[0].model
+        shape = packed_shape([entry.tokens for entry in entries])
+        refused = self.refusal(Work(model, shape, call.deadline, call.caller, call.priority), now)
         if refused is not None:
             return refused
         lane = self._lanes[model]
-        for entry in entries:
-            lane.waiting[entry] = None
-        lane.load += packed_shape([entry.tokens for entry in entries])
+        if not lane.waiting:
+            lane.served_s = max(lane.served_s, self._served_s)
+        lane.waiting.add(entries, lane.seconds(shape, self._limits) / shape.tokens)
         return None
 
-    def refusal(self, model: str, work: Shape, deadline: float, now: float) -> Refused | None:
-        """Say why a call of such work (unpadded) would be refused now; an idle engine refuses nothing."""
-        waiting = sum(lane.load.tokens for lane in self._lanes.values())
+    def refusal(self, work: Work, now: float) -> Refused | None:
+        """Say why a call would be refused now; an idle engine refuses nothing."""
+        waiting = sum(lane.waiting.load.tokens for lane in self._lanes.values())
         if waiting == 0 and not self._running:
             return None
-        backlog_s = self._backlog_s(now)
-        excess = waiting + work.tokens - self._limits.max_waiting_tokens
-        if excess > 0:
-            return Refused("queue full", backlog_s * min(1.0, excess / max(waiting, 1)))
-        finish = now + backlog_s + self._work_s(self._lanes[model], work)
-        if finish > deadline:
-            return Refused("deadline out of reach", finish - deadline)
+        lane = self._lanes[work.model]
+        finish = now + self._ahead_s(lane, work, now) + lane.seconds(work.shape, self._limits)
+        excess = waiting + work.shape.tokens - self._limits.max_waiting_tokens
+        if excess > 0 and self._is_over_its_share(lane, work):
+            return Refused("queue full", (finish - now) * min(1.0, excess / max(waiting, 1)))
+        if finish > work.deadline:
+            return Refused("deadline out of reach", finish - work.deadline)
         return None
 
     def decide(self, device: DeviceState, now: float) -> Decision:
         """Choose what the device does next."""
-        lane = self._oldest_lane()
-        if lane is None:
+        busy = [lane for lane in self._lanes.values() if lane.waiting]
+        if not busy:
             return Decision()
-        window = list(islice(lane.waiting, self._limits.window))
-        expired = tuple(entry for entry in window if self._is_hopeless(lane, entry, now))
-        for entry in expired:
-            lane.take(entry)
-        window = [entry for entry in window if entry in lane.waiting]
-        if not window:
-            return Decision(expired=expired)
-        return Decision(self._form(lane, window, now), expired)
+        lane = min(busy, key=lambda lane: (lane.served_s, lane.waiting.oldest))
+        expired: list[Entry] = []
+        chosen = self._in_order(lane, expired, now) if lane.packed else self._by_length(lane, expired, now)
+        if not chosen:
+            return Decision(expired=tuple(expired))
+        batch = self._batch(lane, chosen, now)
+        self._served_s = max(self._served_s, lane.served_s)
+        lane.served_s += batch.predicted_s
+        return Decision(batch, tuple(expired))
+
+    def split(self, batch: Batch, now: float) -> tuple[Batch, ...]:
+        """Cut a batch that failed in two, without what is too late by now; each part runs next."""
+        lane = self._lanes[batch.model]
+        alive = [entry for entry in batch.entries if entry.deadline > now]
+        half = (len(alive) + 1) // 2
+        return tuple(self._batch(lane, part, now) for part in (alive[:half], alive[half:]) if part)
 
     def finished(self, batch: Batch, report: Report, now: float) -> None:
         """Learn from a batch that ran."""
         del self._running[batch]
+        lane = self._lanes[batch.model]
+        if report.error == "OutOfMemory":
+            lane.fits = max(1.0, _CAP_AFTER_OOM * min(lane.fits, batch.shape.tokens))
         if report.error is not None:
             return
-        lane = self._lanes[batch.model]
+        lane.fits = max(lane.fits * _CAP_GROWTH, batch.shape.tokens)
         lane.cost.observe(batch.shape, report.device_s)
         lane.padding += 0.1 * (report.padded_tokens / report.tokens - lane.padding)
 
     def cancel(self, entry: Entry) -> None:
         """Forget an entry if it still waits; one that runs is not stopped."""
-        lane = self._lanes[entry.model]
-        if entry in lane.waiting:
-            lane.take(entry)
+        waiting = self._lanes[entry.model].waiting
+        if entry in waiting:
+            waiting.remove(entry)
 
     def statistics(self, now: float) -> SchedulerStatistics:
         """Take a snapshot of what waits."""
         return SchedulerStatistics(tuple(_lane_statistics(model, lane, now) for model, lane in self._lanes.items()))
 
-    def _oldest_lane(self) -> Lane | None:
-        busy = [lane for lane in self._lanes.values() if lane.waiting]
-        return min(busy, key=lambda lane: next(iter(lane.waiting)).arrived, default=None)
+    # Admission.
+
+    def _ahead_s(self, lane: Lane, work: Work, now: float) -> float:
+        """Seconds until the first token of this work runs, if nobody else comes."""
+        limits = self._limits
+        running = sum(max(0.0, finish - now) for finish in self._running.values())
+        ahead = lane.waiting.tokens_ahead(work.priority, work.caller, work.deadline, work.shape.tokens)
+        own_s = lane.seconds(_share(lane.waiting.load, ahead), limits)
+        turns_s = own_s + lane.seconds(work.shape, limits)  # other models get at most as much meanwhile
+        others = [other for other in self._lanes.values() if other is not lane]
+        return running + own_s + sum(min(turns_s, other.seconds(other.waiting.load, limits)) for other in others)
+
+    def _is_over_its_share(self, lane: Lane, work: Work) -> bool:
+        """Whether a caller would hold more than its part of the queue: one that floods must not lock others out."""
+        wanted = lane.waiting.tokens_of(work.caller) + work.shape.tokens
+        return wanted > self._limits.max_waiting_tokens / (1 + lane.waiting.callers())
+
+    # Forming a batch.
+
+    def _in_order(self, lane: Lane, expired: list[Entry], now: float) -> list[Entry]:
+        """The most urgent, and after it all that fit: no padding, so length does not matter."""
+        shape = Shape()
+
+        def wanted(entry: Entry) -> bool:
+            nonlocal shape
+            if self._is_hopeless(lane, entry, now):
+                expired.append(entry)
+                return True
+            grown = shape + entry.shape
+            if shape.sequences and not self._is_within(lane, grown):
+                return False
+            shape = grown
+            return True
+
+        taken = lane.waiting.take(_PATIENCE, wanted)
+        gone = set(expired)
+        return [entry for entry in taken if entry not in gone]
+
+    def _by_length(self, lane: Lane, expired: list[Entry], now: float) -> list[Entry]:
+        """The most urgent, and its neighbours in length while each makes a real token cheaper."""
+        window: list[Entry] = []
+
+        def late(entry: Entry) -> bool:
+            (expired if self._is_hopeless(lane, entry, now) else window).append(entry)
+            return entry not in window[-1:]
+
+        lane.waiting.take(self._limits.window, late)
+        if not window:
+            return []
+        ordered = sorted(window, key=lambda entry: entry.tokens)
+        low, high = self._cheapest_neighbours(lane, ordered, ordered.index(window[0]))
+        for entry in ordered[low : high + 1]:
+            lane.waiting.serve(entry)
+        return ordered[low : high + 1]
+
+    def _cheapest_neighbours(self, lane: Lane, ordered: list[Entry], head: int) -> tuple[int, int]:
+        before = [0, *accumulate(entry.tokens for entry in ordered)]
+
+        def padded(low: int, high: int) -> Shape:
+            count, longest = high - low + 1, ordered[high].tokens
+            return Shape(longest * count, count, longest * longest * count)
+
+        def price(low: int, high: int) -> float:
+            return lane.cost.seconds(padded(low, high)) / (before[high + 1] - before[low])
+
+        low = high = head
+        best = price(low, high)
+        while True:
+            wider = [(low - 1, high)] * (low > 0) + [(low, high + 1)] * (high + 1 < len(ordered))
+            offers = [(price(a, b), a, b) for a, b in wider if self._is_within(lane, padded(a, b))]
+            offer = min(offers, default=None)
+            if offer is None or offer[0] > best:
+                return low, high
+            best, low, high = offer
+
+    def _is_within(self, lane: Lane, shape: Shape) -> bool:
+        """Whether a batch of this shape keeps the caps on tokens and on its own time."""
+        limits = self._limits
+        return shape.tokens <= lane.cap_tokens(limits) and lane.cost.seconds(shape) <= lane.cap_s(limits)
 
     def _is_hopeless(self, lane: Lane, entry: Entry, now: float) -> bool:
-        alone_s = lane.cost.seconds(lane.shape([entry.tokens]))
+        alone_s = lane.cost.seconds(entry.shape)
         return now + _HOPEFUL * alone_s > entry.deadline
 
-    def _form(self, lane: Lane, window: list[Entry], now: float) -> Batch:
-        budget = self._limits.max_batch_tokens
-        chosen = _in_order(window, budget) if lane.packed else _by_length(window, budget, lane.cost)
+    def _batch(self, lane: Lane, chosen: list[Entry], now: float) -> Batch:
         shape = lane.shape([entry.tokens for entry in chosen])
         batch = Batch(chosen[0].model, tuple(chosen), shape, lane.cost.seconds(shape))
-        for entry in chosen:
-            lane.take(entry)
         self._running[batch] = now + batch.predicted_s
         return batch
 
-    def _backlog_s(self, now: float) -> float:
-        running = sum(max(0.0, finish - now) for finish in self._running.values())
-        return running + sum(self._work_s(lane, lane.load) for lane in self._lanes.values())
 
-    def _work_s(self, lane: Lane, work: Shape) -> float:
-        padded = Shape(round(work.tokens * lane.padding), work.sequences, work.squares)
-        return lane.cost.backlog_s(padded, self._limits.max_batch_tokens)
-
-
-def _in_order(window: list[Entry], budget: int) -> list[Entry]:
-    """The first, and after it all that fit into the budget: no padding, so length does not matter."""
-    chosen, left = window[:1], budget - window[0].tokens
-    for entry in window[1:]:
-        if entry.tokens <= left:
-            chosen.append(entry)
-            left -= entry.tokens
-    return chosen
-
-
-def _by_length(window: list[Entry], budget: int, cost: CostModel) -> list[Entry]:
-    """The first, and its neighbours in length while each makes a real token cheaper."""
-    ordered = sorted(window, key=lambda entry: entry.tokens)
-    before = [0, *accumulate(entry.tokens for entry in ordered)]
-
-    def price(low: int, high: int) -> float:
-        count, longest = high - low + 1, ordered[high].tokens
-        padded = Shape(longest * count, count, longest * longest * count)
-        return cost.seconds(padded) / (before[high + 1] - before[low])
-
-    low = high = ordered.index(window[0])
-    best = price(low, high)
-    while True:
-        wider = [(low - 1, high)] * (low > 0) + [(low, high + 1)] * (high + 1 < len(ordered))
-        offers = [(price(a, b), a, b) for a, b in wider if ordered[b].tokens * (b - a + 1) <= budget]
-        offer = min(offers, default=None)
-        if offer is None or offer[0] > best:
-            return ordered[low : high + 1]
-        best, low, high = offer
+def _share(load: Shape, tokens: int) -> Shape:
+    """So many tokens of a load, with their part of its sequences and squares."""
+    if load.tokens == 0:
+        return Shape()
+    share = tokens / load.tokens
+    return Shape(tokens, round(load.sequences * share), round(load.squares * share))
 
 
 def _lane_statistics(model: str, lane: Lane, now: float) -> LaneStatistics:
-    oldest = next(iter(lane.waiting), None)
-    oldest_s = 0.0 if oldest is None else now - oldest.arrived
-    return LaneStatistics(model, len(lane.waiting), lane.load.tokens, oldest_s)
+    oldest = lane.waiting.oldest
+    oldest_s = 0.0 if oldest is None else now - oldest
+    p50, p95 = lane.cost.errors()
+    return LaneStatistics(model, len(lane.waiting), lane.waiting.load.tokens, oldest_s, p50, p95)

@@ -1,7 +1,9 @@
 """Stand-ins at the seams: runtimes, a clock, a reply. Nothing else in the tests is fake."""
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,10 +83,14 @@ class ScriptedRuntime(EchoRuntime):
         return echo if told is None else Answer(told)
 
 
-def request(tokens: int = 8, *, model: str = "m", first: int = 7) -> Request:
-    """One input of so many tokens; EchoRuntime answers with `first`."""
-    ids = np.full(tokens, 1, np.int32)
-    ids[0] = first
+_numbers = itertools.count(1000)
+
+
+def request(tokens: int = 8, *, model: str = "m", first: int | None = None) -> Request:
+    """One input of so many tokens, like no other; EchoRuntime answers with `first`."""
+    number = next(_numbers)
+    ids = np.full(tokens, number, np.int32)
+    ids[0] = number if first is None else first
     return Request(model, ids)
 
 
@@ -93,12 +99,20 @@ def call(*requests: Request, deadline: float = 1e9, caller: str = "", priority: 
     return Call(requests or (request(),), deadline, caller, priority)
 
 
-def entries(*tokens: int, model: str = "m", arrived: float = 0.0, deadline: float = 1e9) -> list[Entry]:
-    """The entries of one call, one for each number of tokens."""
-    owner = call(*(request(count, model=model) for count in tokens), deadline=deadline)
-    return [Entry(item, owner, Recorded(), arrived) for item in owner.requests]
+def entries(
+    *tokens: int,
+    model: str = "m",
+    arrived: float = 0.0,
+    deadline: float | None = None,
+    caller: str = "",
+    priority: int = 0,
+) -> list[Entry]:
+    """The entries of one call, one for each number of tokens; its deadline is far, and later if it arrived later."""
+    requests = [request(count, model=model) for count in tokens]
+    owner = Call(requests, arrived + 1e6 if deadline is None else deadline, caller, priority)
+    return [Entry(item, owner, Recorded(), arrived) for item in requests]
 
 
-def entry(tokens: int = 8, *, model: str = "m", arrived: float = 0.0, deadline: float = 1e9) -> Entry:
-    """A call of one entry."""
-    return entries(tokens, model=model, arrived=arrived, deadline=deadline)[0]
+def entry(tokens: int = 8, **options: Any) -> Entry:
+    """A call of one entry, with the options of `entries`."""
+    return entries(tokens, **options)[0]

@@ -19,10 +19,10 @@ from inference.errors import (
     RuntimeFailed,
     Unavailable,
 )
-from inference.request import Batch, Dispatched, Report, RowFailed
+from inference.request import Batch, Call, Dispatched, Report, RowFailed
 from inference.runtime import Runtime
 from inference.scheduler import Lane, Scheduler
-from tests.fakes import EchoRuntime, FakeClock, GatedRuntime, ScriptedRuntime, call, request
+from tests.fakes import Answer, EchoRuntime, FakeClock, GatedRuntime, ScriptedRuntime, call, request
 
 pytestmark = pytest.mark.anyio
 
@@ -331,3 +331,90 @@ async def test_the_device_threads_end_when_closed() -> None:
         await batcher.submit(call(deadline=soon()))
 
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("device-")]
+
+
+def poisoned(batch: Batch) -> None:
+    if any(entry.request.tokens[0] == 13 for entry in batch.entries):
+        raise RuntimeFailed("poison")
+
+
+async def gathered(batcher: Batcher, runtime: GatedRuntime, calls: list[Call]) -> list[object]:
+    """Submit calls so that they all run in one batch, and return what became of each."""
+    first = await held(batcher, runtime)
+    tasks = [asyncio.ensure_future(batcher.submit(item)) for item in calls]
+    await asyncio.sleep(0)
+    runtime.gate.set()
+    await first
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class PoisonableRuntime(GatedRuntime):
+    def launch(self, batch: Batch) -> Answer:
+        answer = super().launch(batch)
+        poisoned(batch)
+        return answer
+
+
+async def test_a_poisonous_input_fails_alone_and_its_neighbours_are_answered() -> None:
+    runtime = PoisonableRuntime()
+    async with serving(runtime) as batcher:
+        calls = [call(request(first=13 if i == 5 else i), deadline=soon()) for i in range(12) if i != 13]
+
+        outcomes = await gathered(batcher, runtime, calls)
+
+        assert isinstance(outcomes[5], RuntimeFailed)
+        assert [type(outcome) for i, outcome in enumerate(outcomes) if i != 5] == [list] * 11
+        assert len(runtime.batches) <= 2 + 2 * 4  # the held one, the whole, and two halves a level
+
+
+async def test_a_poisonous_input_is_refused_at_the_door_for_a_while() -> None:
+    runtime = ScriptedRuntime(poisoned)
+    poison = request(first=13)
+    async with serving(runtime) as batcher:
+        for _ in range(5):
+            with pytest.raises(RuntimeFailed):
+                await batcher.submit(call(poison, deadline=soon()))
+
+    assert len(runtime.batches) == 1
+
+
+async def test_out_of_memory_splits_the_batch_until_it_fits() -> None:
+    class Small(GatedRuntime):
+        def launch(self, batch: Batch) -> Answer:
+            answer = super().launch(batch)
+            if batch.tokens > 20:
+                raise OutOfMemory("21 tokens do not fit")
+            return answer
+
+    runtime = Small()
+    async with serving(runtime) as batcher:
+        outcomes = await gathered(batcher, runtime, [call(request(8), deadline=soon()) for _ in range(9)])
+
+        assert [type(outcome) for outcome in outcomes] == [list] * 9
+
+
+async def test_identical_inputs_in_flight_run_once() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime) as batcher:
+        item = request(first=5)
+
+        outcomes = await gathered(batcher, runtime, [call(item, deadline=soon()) for _ in range(20)])
+
+        assert [outcome[0].row[0] for outcome in outcomes] == [5.0] * 20  # type: ignore[index]
+        assert sum(len(batch.entries) for batch in runtime.batches) == 2
+
+
+async def test_one_of_two_who_wait_for_the_same_input_may_go() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime) as batcher:
+        first, item = await held(batcher, runtime), request(first=5)
+        gone, stays = (asyncio.ensure_future(batcher.submit(call(item, deadline=soon()))) for _ in range(2))
+        await asyncio.sleep(0)
+
+        gone.cancel()
+        await asyncio.wait([gone])
+        runtime.gate.set()
+        answer = await stays
+        await first
+
+    assert answer[0].row[0] == 5.0

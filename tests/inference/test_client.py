@@ -11,7 +11,8 @@ from inference.batcher import BatcherStatistics, DeviceStatistics
 from inference.checkpoint import read_checkpoint
 from inference.errors import DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
 from inference.request import Call, Result, Shape, Timings
-from inference.scheduler import Refused, SchedulerStatistics
+from inference.reuse import ReuseStatistics
+from inference.scheduler import Refused, SchedulerStatistics, Work
 
 pytestmark = pytest.mark.anyio
 
@@ -39,12 +40,14 @@ class FakeEngine:
             for i, item in enumerate(call.requests)
         ]
 
-    def refusal(self, model: str, work: Shape, deadline: float) -> Refused | None:
-        self.gates.append(work)
+    def refusal(self, work: Work) -> Refused | None:
+        self.gates.append(work.shape)
         return self.refused
 
     def statistics(self) -> BatcherStatistics:
-        return BatcherStatistics(SchedulerStatistics(()), (DeviceStatistics("cpu", self.healthy, False, 0),), 0)
+        return BatcherStatistics(
+            SchedulerStatistics(()), (DeviceStatistics("cpu", self.healthy, False, 0),), 0, ReuseStatistics(0, 0, 0, 0)
+        )
 
     async def drained(self) -> None:
         pass

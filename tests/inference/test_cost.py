@@ -60,12 +60,29 @@ def test_a_backlog_pays_the_base_of_every_batch() -> None:
     cost = CostModel()
     work = packed_shape([100] * 10)
 
-    in_one, in_ten = cost.backlog_s(work, 1000), cost.backlog_s(work, 100)
+    in_one, in_ten = cost.backlog_s(work, 1000, 1e3), cost.backlog_s(work, 100, 1e3)
+    by_time = cost.backlog_s(work, 1e9, cost.seconds(packed_shape([100])))
 
     assert in_ten - in_one == pytest.approx(9 * cost.seconds(Shape()))
-    assert cost.backlog_s(Shape(), 100) == 0.0
+    assert by_time == pytest.approx(in_ten)
+    assert cost.backlog_s(Shape(), 100, 1e3) == 0.0
 
 
 def test_padding_is_what_a_padded_batch_pays() -> None:
     assert packed_shape([2, 8]) == Shape(tokens=10, sequences=2, squares=68)
     assert padded_shape([2, 8]) == Shape(tokens=16, sequences=2, squares=128)
+
+
+@given(st.integers(1, 256), st.integers(1, 64), st.floats(1e-3, 1.0), st.integers(1, 5), shapes)
+def test_few_batches_of_one_kind_do_not_make_other_predictions_absurd(
+    length: int, count: int, seconds: float, times: int, other: Shape
+) -> None:
+    cost, seen = CostModel(), packed_shape([length] * count)
+    guess = CostModel().seconds(other)
+    for _ in range(times):
+        cost.observe(seen, seconds)
+
+    scale = max(seconds / CostModel().seconds(seen), 1.0)
+
+    assert cost.seconds(seen) == pytest.approx(seconds, rel=0.05)
+    assert cost.seconds(other) <= 20 * guess * scale + seconds

@@ -7,6 +7,7 @@ import pytest
 
 from inference import CannotServe, DeviceConfig, Engine, EngineConfig, Limits, ModelSource, Progress
 from inference.request import Call, Dispatched, Report, Request, packed_shape
+from inference.scheduler import Work
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +47,7 @@ async def test_warm_up_teaches_the_cost_before_the_first_call(tiny_paths: dict[s
 
     assert {step.stage for step in steps} == {"load", "warm up"}
     assert (steps[-1].stage, steps[-1].done) == ("warm up", steps[-1].total)
-    assert engine.refusal("bert", packed_shape([10]), time.monotonic() + 60) is None
+    assert engine.refusal(Work("bert", packed_shape([10]), time.monotonic() + 60)) is None
     assert engine.models["bert"].warm_up_s > 0
 
 

@@ -13,8 +13,10 @@ from tests.fakes import entries, entry
 CPU = DeviceState("cpu")
 
 
-def scheduler(*, budget: int = 32, waiting: int = 10_000, packed: bool = True, models: str = "m") -> Scheduler:
-    limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting)
+def scheduler(
+    *, budget: int = 32, waiting: int = 10_000, packed: bool = True, models: str = "m", batch_s: float = 1e3
+) -> Scheduler:
+    limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting, max_batch_s=batch_s)
     return Scheduler(limits, {name: Lane(packed, taught_cost()) for name in models})
 
 
@@ -188,7 +190,7 @@ def test_a_full_queue_refuses_the_whole_call_and_says_when_to_come_back() -> Non
 
 def test_a_call_that_would_end_after_its_deadline_is_refused_with_the_missing_time() -> None:
     subject = scheduler(budget=1000)
-    subject.add([entry(500)], 0.0)
+    subject.add([entry(500, deadline=0.39)], 0.0)
 
     refused = subject.add([entry(100, deadline=0.4)], 0.0)
 
@@ -293,3 +295,103 @@ def test_the_oldest_is_in_every_next_batch_whatever_keeps_arriving(lengths: list
 
         assert arrived[0] == waiting[0]
         waiting = [moment for moment in waiting if moment not in arrived]
+
+
+def test_a_batch_keeps_its_own_time_under_the_cap() -> None:
+    subject = scheduler(budget=10_000, batch_s=0.05)
+    subject.add(entries(*[10] * 20), 0.0)
+
+    batch = subject.decide(CPU, 0.0).batch
+
+    assert batch is not None and batch.tokens == 50
+
+
+def test_one_text_may_take_longer_than_the_cap() -> None:
+    subject = scheduler(budget=10_000, batch_s=0.05)
+    subject.add([entry(100)], 0.0)
+
+    assert run_next(subject, 0.0) is not None
+
+
+def test_a_light_caller_runs_in_the_next_batch_beside_one_that_floods() -> None:
+    subject = scheduler(budget=64, waiting=100_000)
+    for _ in range(50):
+        subject.add(entries(*[16] * 20, caller="flood"), 0.0)
+    run_next(subject, 0.0)
+    light = entry(16, caller="light", arrived=1.0)
+
+    refused = subject.add([light], 1.0)
+    batch = subject.decide(CPU, 1.0).batch
+
+    assert refused is None
+    assert batch is not None and light in batch.entries
+
+
+def test_a_flood_does_not_lock_others_out_of_the_queue() -> None:
+    subject = scheduler(waiting=1000)
+    while subject.add(entries(10, 10, caller="flood"), 0.0) is None:
+        pass
+
+    light = subject.add(entries(10, 10, caller="light"), 0.0)
+    flood = subject.add([entry(1, caller="flood")], 0.0)
+
+    assert light is None
+    assert flood is not None and flood.reason == "queue full"
+
+
+def test_admission_counts_only_what_runs_before_a_fair_turn() -> None:
+    subject = scheduler(waiting=100_000)
+    for _ in range(100):
+        subject.add(entries(*[10] * 10, caller="flood"), 0.0)
+
+    light = subject.add([entry(10, caller="light", deadline=0.5)], 0.0)
+    flood = subject.add([entry(10, caller="flood", deadline=1e6 + 1)], 0.0)
+    hurried = subject.add([entry(10, caller="flood", deadline=0.001)], 0.0)
+
+    assert light is None
+    assert flood is None
+    assert hurried is not None and hurried.reason == "deadline out of reach"
+
+
+def test_memory_that_ran_out_lowers_the_cap_fast_and_raises_it_slowly() -> None:
+    subject = scheduler(budget=1000)
+
+    def next_tokens(error: str | None) -> int:
+        subject.add(entries(*[10] * 100), 0.0)
+        batch = subject.decide(CPU, 0.0).batch
+        assert batch is not None
+        subject.finished(batch, report(batch, error=error), 0.0)
+        return batch.tokens
+
+    sizes = [next_tokens("OutOfMemory"), next_tokens(None), next_tokens(None)]
+    later = [next_tokens(None) for _ in range(100)]
+
+    assert sizes[0] == 1000
+    assert sizes[1] == 700
+    assert 700 <= sizes[2] <= 710
+    assert later[-1] == 1000
+
+
+def test_a_batch_that_failed_is_split_into_halves_without_what_is_late() -> None:
+    subject = scheduler(budget=1000)
+    subject.add(entries(10, 10, 10), 0.0)
+    late = entry(10, deadline=5.0)
+    subject.add([late], 0.0)
+    batch = subject.decide(CPU, 0.0).batch
+    assert batch is not None and late in batch.entries
+    subject.finished(batch, report(batch, error="RuntimeFailed"), 6.0)
+
+    halves = subject.split(batch, 6.0)
+
+    assert sorted(len(half.entries) for half in halves) == [1, 2]
+    assert late not in [item for half in halves for item in half.entries]
+
+
+def test_models_take_turns_by_the_device_time_they_got() -> None:
+    subject = scheduler(budget=100, models="ab", waiting=100_000)
+    subject.add(entries(*[100] * 10, model="a"), 0.0)
+    subject.add(entries(*[10] * 100, model="b"), 0.0)
+
+    turns = [batch.model for _ in range(10) if (batch := run_next(subject, 0.0)) is not None]
+
+    assert all(abs(turns[:count].count("a") - turns[:count].count("b")) <= 1 for count in range(11))

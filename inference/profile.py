@@ -1,0 +1,82 @@
+"""What a loaded model can do on its device: batches nobody asked for, measured and predicted."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from inference.cost import Curve
+from inference.errors import InferenceError
+from inference.request import Batch, Call, Entry, Request, Result, Shape
+from inference.runtime import Runtime
+from inference.scheduler import Lane
+
+_LENGTHS: Final = (16, 32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What texts of one length run at, in batches that keep the time cap."""
+
+    length: int  # tokens
+    sequences: int  # in a batch
+    batch_s: float
+    texts_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A model's cost on its device, how well it is known, and the capacity that follows."""
+
+    model: str
+    curve: Curve
+    error_p50: float  # of predicted seconds, relative, over batches not learned from
+    error_p95: float
+    capacities: tuple[Capacity, ...]
+
+
+class _Nobody:
+    """The reply of a rehearsal."""
+
+    def succeed(self, result: Result) -> None:
+        pass
+
+    def fail(self, error: InferenceError) -> None:
+        pass
+
+
+def rehearse(model: str, lengths: Sequence[int], shape: Shape, runtime: Runtime) -> float:
+    """Run a batch that nobody asked for, and return its seconds."""
+    requests = [Request(model, np.ones(length, np.int32)) for length in lengths]
+    call = Call(requests, deadline=float("inf"))
+    batch = Batch(model, tuple(Entry(request, call, _Nobody(), 0.0) for request in requests), shape, 0.0)
+    started = time.perf_counter()
+    runtime.launch(batch).wait()
+    return time.perf_counter() - started
+
+
+def measure(model: str, runtime: Runtime, lane: Lane, *, max_length: int, max_batch_s: float, rounds: int) -> Profile:
+    """Predict and run batches of random lengths, then learn from them: error first, curve after."""
+    random = np.random.default_rng(0)
+    errors = []
+    for _ in range(rounds):
+        count = int(random.integers(1, 17))
+        lengths = np.clip(random.lognormal(np.log(40), 0.9, count), 2, max_length).astype(int).tolist()
+        shape = lane.shape(lengths)
+        predicted_s, seconds = lane.cost.seconds(shape), rehearse(model, lengths, shape, runtime)
+        errors.append(abs(seconds / predicted_s - 1.0))
+        lane.cost.observe(shape, seconds)
+    p50, p95 = np.percentile(errors, [50, 95])
+    usable = [length for length in _LENGTHS if length <= max_length]
+    capacities = tuple(_capacity(lane, length, max_batch_s) for length in usable)
+    return Profile(model, lane.cost.curve, float(p50), float(p95), capacities)
+
+
+def _capacity(lane: Lane, length: int, max_batch_s: float) -> Capacity:
+    sequences = 1
+    while lane.cost.seconds(lane.shape([length] * (sequences + 1))) <= max_batch_s and sequences < 4096:  # noqa: PLR2004
+        sequences += 1
+    batch_s = lane.cost.seconds(lane.shape([length] * sequences))
+    return Capacity(length, sequences, batch_s, sequences / batch_s)

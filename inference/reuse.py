@@ -1,0 +1,168 @@
+"""
+Same work once: identical inputs in flight share one computation, and finished answers may be kept.
+
+Keyed by caller too, so that nobody learns from a fast answer what others asked. An input that failed
+the model by itself is not tried again for a while. Lives on the event loop alone.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from inference.errors import InferenceError, RuntimeFailed
+from inference.reply import Pending, Slot
+from inference.request import Call, Entry, Request, Result, Timings
+
+_BOOKKEEPING_BYTES: Final = 300  # of a kept answer, beside its numbers
+_MOST_POISONS: Final = 10_000
+
+Key = tuple[str, bytes]
+"""Caller, and a digest of the input."""
+
+
+def digest(request: Request) -> bytes:
+    """Return 128 bits that name an input of a model (BLAKE2b)."""
+    name = request.model.encode()
+    return hashlib.blake2b(len(name).to_bytes(4, "little") + name + request.tokens.tobytes(), digest_size=16).digest()
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """One computation that several calls may wait for: implements Reply."""
+
+    key: Key
+    request: Request
+    reuse: "Reuse"
+    entry: Entry | None = None  # until it is admitted
+    slots: set[Slot] = field(default_factory=set)
+
+    def succeed(self, result: Result) -> None:
+        """Deliver to all who wait."""
+        self.reuse.landed(self, result)
+        for slot in self.slots:
+            slot.succeed(result)
+
+    def fail(self, error: InferenceError) -> None:
+        """Fail all who wait."""
+        self.reuse.failed(self, error)
+        for slot in self.slots:
+            slot.fail(error)
+
+    def serves(self, call: Call) -> bool:
+        """Whether its entry is at least as urgent as the call."""
+        return self.entry is not None and self.entry.call.priority >= call.priority
+
+    def board(self, slot: Slot, deadline: float) -> None:
+        """Let one more wait; the entry is not given up before the last of them would give up."""
+        self.slots.add(slot)
+        if self.entry is not None:
+            self.entry.deadline = max(self.entry.deadline, deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseStatistics:
+    """What needed no work of its own."""
+
+    joined: int  # inputs that shared the computation of another
+    kept: int  # inputs answered from kept answers
+    kept_bytes: int
+    quarantined: int  # inputs not tried again now
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a call's requests are answered: by kept results, by flights of others, by flights of its own."""
+
+    kept: list[tuple[Slot, Result]]
+    seats: list[tuple[Flight, Slot]]  # in flights of others and of its own
+    fresh: list[Flight]  # its own, each to be admitted
+
+
+class Reuse:
+    """What is in flight, what is kept, and what is not tried again."""
+
+    def __init__(self, cache_bytes: int, quarantine_s: float, clock: Callable[[], float]) -> None:
+        """Take how many bytes of answers to keep, and how long an input that failed is not tried again."""
+        self._cache_bytes = cache_bytes
+        self._quarantine_s = quarantine_s
+        self._clock = clock
+        self._flights: dict[Key, Flight] = {}
+        self._kept: OrderedDict[Key, Result] = OrderedDict()
+        self._kept_bytes = 0
+        self._poisons: OrderedDict[bytes, float] = OrderedDict()  # -> when it may be tried again
+        self._joined = self._answered = 0
+
+    def plan(self, call: Call, pending: Pending) -> Plan:
+        """Sort a call's requests; changes nothing. Raises RuntimeFailed for an input in quarantine."""
+        plan = Plan([], [], [])
+        own: dict[Key, Flight] = {}
+        for index, request in enumerate(call.requests):
+            key, slot = (call.caller, digest(request)), Slot(pending, index)
+            self._refuse_poison(key[1])
+            if key in self._kept:
+                plan.kept.append((slot, self._kept[key]))
+                continue
+            flight = own.get(key) or self._flights.get(key)
+            if flight is None or (key not in own and not flight.serves(call)):
+                flight = own[key] = Flight(key, request, self)
+                plan.fresh.append(flight)
+            plan.seats.append((flight, slot))
+        return plan
+
+    def begin(self, plan: Plan, entries: Sequence[Entry], deadline: float) -> None:
+        """Carry a plan out, once the entries of its fresh flights have been admitted."""
+        for flight, entry in zip(plan.fresh, entries, strict=True):
+            flight.entry = entry
+            self._flights[flight.key] = flight
+        self._joined += len(plan.seats) - len(plan.fresh)
+        self._answered += len(plan.kept)
+        for flight, slot in plan.seats:
+            flight.board(slot, deadline)
+        for slot, result in plan.kept:
+            slot.succeed(Result(result.row, Timings(0.0, 0.0)))
+
+    def end(self, plan: Plan) -> list[Entry]:
+        """Stop waiting; returns the entries that nobody waits for any more."""
+        for flight, slot in plan.seats:
+            flight.slots.discard(slot)
+        empty = {flight for flight, _ in plan.seats if not flight.slots}
+        for flight in empty:
+            self._close(flight)
+        return [flight.entry for flight in empty if flight.entry is not None]
+
+    def statistics(self) -> ReuseStatistics:
+        """Take a snapshot."""
+        return ReuseStatistics(self._joined, self._answered, self._kept_bytes, len(self._poisons))
+
+    def landed(self, flight: Flight, result: Result) -> None:
+        """Close a flight, and keep its answer while there is room."""
+        self._close(flight)
+        size = result.row.nbytes + _BOOKKEEPING_BYTES
+        if size > self._cache_bytes or flight.key in self._kept:
+            return
+        self._kept[flight.key] = Result(result.row.copy(), result.timings)  # a row is a view of its whole batch
+        self._kept_bytes += size
+        while self._kept_bytes > self._cache_bytes:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_bytes -= oldest.row.nbytes + _BOOKKEEPING_BYTES
+
+    def failed(self, flight: Flight, error: InferenceError) -> None:
+        """Close a flight; an input that failed the model goes into quarantine."""
+        self._close(flight)
+        if isinstance(error, RuntimeFailed):
+            self._poisons[flight.key[1]] = self._clock() + self._quarantine_s
+            if len(self._poisons) > _MOST_POISONS:
+                self._poisons.popitem(last=False)
+
+    def _refuse_poison(self, name: bytes) -> None:
+        until = self._poisons.get(name)
+        if until is not None and until > self._clock():
+            raise RuntimeFailed("this input failed the model a moment ago")
+        if until is not None:
+            del self._poisons[name]
+
+    def _close(self, flight: Flight) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]

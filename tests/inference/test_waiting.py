@@ -1,0 +1,179 @@
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.request import Entry
+from inference.waiting import AGING_S, Waiting
+from tests.fakes import entries, entry
+
+
+def put(subject: Waiting, *calls: list[Entry]) -> None:
+    for call in calls:
+        subject.add(call, token_s=0.001)
+
+
+def order(subject: Waiting) -> list[Entry]:
+    return subject.take(1, lambda item: True)
+
+
+def test_inside_a_caller_the_earliest_deadline_is_first() -> None:
+    subject = Waiting()
+    late, early = entry(deadline=20.0), entry(deadline=10.0)
+    put(subject, [late], [early])
+
+    assert order(subject) == [early, late]
+
+
+def test_of_equal_deadlines_the_first_to_arrive_is_first() -> None:
+    subject = Waiting()
+    calls = [entry(deadline=10.0) for _ in range(5)]
+    put(subject, *([call] for call in calls))
+
+    assert order(subject) == calls
+
+
+def test_a_large_call_lets_a_small_one_of_the_same_caller_through() -> None:
+    subject = Waiting()
+    large = entries(*[10] * 100, deadline=30.0)
+    small = entry(10, deadline=30.1)
+    put(subject, large, [small])
+
+    position = order(subject).index(small)
+
+    assert 5 <= position <= 15
+
+
+def test_callers_take_turns_by_tokens() -> None:
+    subject = Waiting()
+    put(subject, entries(*[30] * 4, caller="a"), entries(*[10] * 12, caller="b"))
+
+    served = [(item.call.caller, item.tokens) for item in order(subject)]
+
+    for count in range(1, len(served)):
+        tokens = {name: sum(n for who, n in served[:count] if who == name) for name in "ab"}
+        assert abs(tokens["a"] - tokens["b"]) <= 30 or 120 in tokens.values()
+
+
+def test_a_newcomer_gets_no_credit_for_the_time_it_was_away() -> None:
+    subject = Waiting()
+    put(subject, entries(*[10] * 20, caller="old"))
+    subject.take(1, lambda item: len(subject) >= 10)
+    put(subject, entries(*[10] * 5, caller="new"))
+
+    callers = [item.call.caller for item in order(subject)]
+
+    assert 3 <= callers[:6].count("new") <= 4
+
+
+def test_who_leaves_and_comes_back_is_not_first_again() -> None:
+    subject = Waiting()
+    put(subject, entries(*[10] * 10, caller="steady"), entries(50, caller="greedy"))
+    first = subject.take(1, lambda item: item.call.caller == "greedy")
+    put(subject, entries(10, caller="greedy"))
+
+    callers = [item.call.caller for item in order(subject)]
+
+    assert [item.call.caller for item in first] == ["greedy"]
+    assert callers.index("greedy") >= 4
+
+
+def test_a_higher_class_goes_first() -> None:
+    subject = Waiting()
+    low, high = entry(), entry(priority=1, arrived=1.0)
+    put(subject, [low], [high])
+
+    assert order(subject) == [high, low]
+
+
+def test_an_entry_that_waited_long_enough_overtakes_a_higher_class() -> None:
+    subject = Waiting()
+    low = entry(arrived=0.0)
+    soon, later = entry(priority=1, arrived=AGING_S - 0.1), entry(priority=1, arrived=AGING_S + 0.1)
+    put(subject, [low], [soon], [later])
+
+    assert order(subject) == [soon, low, later]
+
+
+def test_what_is_not_wanted_stays_in_its_place() -> None:
+    subject = Waiting()
+    long, *short = entries(90, 10, 10, 10)
+    put(subject, [long, *short])
+
+    taken = subject.take(1, lambda item: item.tokens == 10)
+    left = subject.take(1, lambda item: True)
+
+    assert (taken, left) == ([], [long, *short])
+
+
+def test_patience_is_how_many_unwanted_ones_are_passed_over() -> None:
+    subject = Waiting()
+    put(subject, entries(90, 10, 90, 10, 90, 10))
+
+    taken = subject.take(2, lambda item: item.tokens == 10)
+
+    assert len(taken) == 1
+    assert len(subject) == 5
+
+
+def test_the_load_is_what_waits() -> None:
+    subject = Waiting()
+    one, two = entries(10, 20)
+    put(subject, [one, two])
+
+    subject.remove(one)
+
+    assert (subject.load.tokens, subject.load.sequences, subject.load.squares) == (20, 1, 400)
+    assert subject.oldest == 0.0
+    assert one not in subject
+
+
+def test_tokens_ahead_are_those_that_run_before() -> None:
+    subject = Waiting()
+    put(
+        subject,
+        entries(*[10] * 100, caller="flood"),
+        entries(10, caller="me", deadline=5.0),
+        entries(10, caller="me", deadline=50.0),
+        entries(7, caller="vip", priority=1),
+    )
+
+    assert subject.tokens_ahead(0, "me", 10.0, 10) == 7 + 10 + 20
+    assert subject.tokens_ahead(1, "me", 10.0, 10) == 7
+    assert subject.tokens_ahead(0, "flood", 2e6, 10) == 7 + 1000 + 20
+    assert subject.tokens_ahead(-1, "new", 0.0, 10) == 1027
+
+
+actions = st.lists(st.tuples(st.sampled_from(["add", "take", "remove"]), st.integers(1, 50)), max_size=60)
+
+
+@given(actions, st.randoms(use_true_random=False))
+def test_nothing_is_lost_or_served_twice(script: list[tuple[str, int]], chance: random.Random) -> None:
+    subject = Waiting()
+    inside: set[Entry] = set()
+    for moment, (what, number) in enumerate(script):
+        if what == "add":
+            lengths = [chance.randint(1, 50) for _ in range(1 + number // 10)]
+            call = entries(
+                *lengths,
+                arrived=float(moment),
+                deadline=moment + chance.random() * 10,
+                caller=chance.choice("abc"),
+                priority=chance.randint(-1, 1),
+            )
+            put(subject, call)
+            inside |= set(call)
+        elif what == "remove" and inside:
+            gone = chance.choice(sorted(inside, key=lambda item: (item.arrived, item.request.tokens[-1])))
+            subject.remove(gone)
+            inside.discard(gone)
+        else:
+            taken = subject.take(5, lambda item, most=number: item.tokens <= most)
+            assert len(taken) == len(set(taken))
+            assert set(taken) <= inside
+            inside -= set(taken)
+
+        assert len(subject) == len(inside)
+        assert subject.load.tokens == sum(item.tokens for item in inside)
+
+    assert set(order(subject)) == inside
