@@ -4,12 +4,13 @@ import sys
 
 from gateway import __version__, commands
 
-COMMANDS = {"serve": commands.serve, "settings": commands.print_settings}
+COMMANDS = {"serve": commands.serve, "profile": commands.profile, "settings": commands.print_settings}
 USAGE = f"""headrace {__version__}: a high-throughput inference gateway
 
 usage: headrace COMMAND [--key VALUE ...]
 
   serve      serve models over HTTP; `headrace serve --help` lists every key
+  profile    measure what the models can do on this device; takes the keys of serve
   settings   print the reference of all keys
 """
 

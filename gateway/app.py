@@ -1,5 +1,6 @@
 """The one place where the HTTP parts are joined."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -10,7 +11,9 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import __version__, openai
 from gateway.config import Settings
@@ -40,8 +43,21 @@ def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics
     _add_docs(app)
     document = _document(openai.SCHEMAS)
     app.openapi = lambda: document  # type: ignore[method-assign]
+    app.add_middleware(_HotPaths, dialect.routes())
     app.add_middleware(Telemetry, metrics, access_log=settings.log.access, draining=lambda: lifecycle.draining)
     return app
+
+
+class _HotPaths:
+    """ASGI middleware: the hot routes ahead of FastAPI's own layers, which cost more than they do."""
+
+    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
+        self._rest = app
+        self._hot = {(method, route.path): route.app for route in routes for method in route.methods or ()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hot = self._hot.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        await (hot or self._rest)(scope, receive, send)
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:

@@ -5,6 +5,7 @@ notice that the caller has gone, and turn whatever is raised into the dialect's 
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -19,6 +20,8 @@ from gateway.telemetry import exchange_of
 _log = logging.getLogger(__name__)
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
+PRIORITY_HEADER = "x-request-priority"
+_PRIORITY = re.compile(r"-?[0-9]", re.ASCII)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -67,6 +70,19 @@ def timeout_s(request: Request, deadlines: DeadlineConfig) -> float:
     if not (told.isascii() and told.isdecimal() and 1 <= int(told[:10]) <= most):
         raise HttpFault(400, "invalid_request", f"must be whole milliseconds from 1 to {most}", "X-Request-Timeout-Ms")
     return int(told[:10]) / 1000
+
+
+def priority(request: Request) -> int:
+    """Return the call's class: 0, or what its header says; higher runs earlier."""
+    told = request.headers.get(PRIORITY_HEADER, "0")
+    if not _PRIORITY.fullmatch(told):
+        raise HttpFault(400, "invalid_request", "must be a whole number from -9 to 9", "X-Request-Priority")
+    return int(told)
+
+
+def caller(request: Request) -> str:
+    """Return who calls; without keys, callers are told apart by their address."""
+    return request.client.host if request.client else ""
 
 
 @asynccontextmanager

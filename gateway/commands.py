@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import uvloop
 from prometheus_client import start_http_server
@@ -15,7 +16,10 @@ from gateway.app import create_app
 from gateway.config import Settings, SettingsError
 from gateway.lifecycle import Lifecycle
 from gateway.telemetry import Metrics
-from inference import CannotServe, Client
+from inference import CannotServe, Client, Limits
+
+if TYPE_CHECKING:
+    from inference import Profile
 
 _log = logging.getLogger(__name__)
 
@@ -38,15 +42,51 @@ def serve(arguments: Sequence[str]) -> int:
         return _refuse(str(err))
 
 
+def profile(arguments: Sequence[str]) -> int:
+    """Load the models as `serve` would, and print what they can do on this device."""
+    try:
+        settings = config.load(arguments, os.environ)
+    except SettingsError as err:
+        return _refuse(str(err))
+    _start_logging("warning")
+    inference.share_one_heap()
+    try:
+        with progress.shown() as step:
+            engine = inference.Engine(settings.engine, progress=step)
+            engine.load()
+            profiles = engine.profile()
+    except CannotServe as err:
+        return _refuse(str(err))
+    for measured in profiles:
+        print(_profile_text(measured, settings.engine.limits))
+    return 0
+
+
 def print_settings(arguments: Sequence[str]) -> int:
     """Print the reference of all settings, as Markdown."""
     print(config.document())
     return 0
 
 
+def _profile_text(measured: "Profile", limits: Limits) -> str:
+    curve = measured.curve
+    head = f"""{measured.model}
+  seconds a batch = {curve.base_s:.3g} + {curve.token_s:.3g} x tokens + {curve.sequence_s:.3g} x sequences \
++ {curve.square_s:.3g} x squared lengths
+  prediction error: median {measured.error_p50:.0%}, 95th percentile {measured.error_p95:.0%}
+  in batches of at most {limits.max_batch_s * 1000:g} ms (its cap), from a full queue:
+    tokens a text   texts a batch   ms a batch   texts a second"""
+    rows = [
+        f"    {at.length:13}   {at.sequences:13}   {at.batch_s * 1000:10.1f}   {at.texts_per_s:14.1f}"
+        for at in measured.capacities
+    ]
+    return "\n".join([head, *rows])
+
+
 def _serve(settings: Settings) -> int:
+    inference.share_one_heap()
     http = settings.http
-    metrics = Metrics(settings.deadlines.latency_target_s)
+    metrics = Metrics(settings.engine.limits.latency_target_s)
     try:
         listener = server.bind(http.host, http.port)
     except OSError as err:

@@ -51,9 +51,8 @@ class HttpConfig:
 
 @dataclass(frozen=True, slots=True)
 class DeadlineConfig:
-    """How soon answers should come, and how long a call may wait for one."""
+    """How long a call may wait for its answer."""
 
-    latency_target_s: float = 0.1
     default_timeout_s: float = 30.0
     max_timeout_s: float = 300.0
 

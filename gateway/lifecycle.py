@@ -26,6 +26,11 @@ class Lifecycle:
         """Whether callers should go elsewhere."""
         return self.state in {"draining", "stopped"}
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the device is alive and moving."""
+        return self._client.healthy
+
     async def start(self) -> None:
         """Load and warm up every model, then be ready; raises CannotServe."""
         await self._client.start()
@@ -37,6 +42,10 @@ class Lifecycle:
     def drain(self) -> None:
         """Tell the probes that this replica is going; calls are still taken and answered."""
         self.state = "draining"
+
+    async def device_lost(self) -> None:
+        """Wait until a device is lost; only a new process can help then."""
+        await self._client.lost()
 
     def abandon(self) -> int:
         """Fail what is not answered yet; returns how many calls that were."""

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.call import answering, cancelled_when_gone, read_json, timeout_s
+from gateway.call import answering, caller, cancelled_when_gone, priority, read_json, timeout_s
 from gateway.config import Settings
 from gateway.errors import Fault, HttpFault
 from gateway.telemetry import Metrics, exchange_of, server_timing
@@ -121,9 +121,16 @@ class OpenAI:
 
     async def embeddings(self, request: Request) -> Response:
         """POST /v1/embeddings."""
-        wait_s = timeout_s(request, self._settings.deadlines)
         body = parse(await read_json(request, self._settings.http.max_body_bytes))
-        ask = Embed(_inputs(body.input), wait_s, body.model, body.dimensions, body.truncate)
+        ask = Embed(
+            _inputs(body.input),
+            timeout_s=timeout_s(request, self._settings.deadlines),
+            model=body.model,
+            dimensions=body.dimensions,
+            truncate=body.truncate,
+            caller=caller(request),
+            priority=priority(request),
+        )
         exchange = exchange_of(request.scope)
         exchange.model = self._served(body.model)
         async with cancelled_when_gone(request):

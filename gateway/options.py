@@ -120,6 +120,13 @@ PORT = _whole("", 0, 65_535)
 TOKENS = _whole(" of tokens", 0, 1 << 40)
 SECONDS = _time("seconds", 1, 0.001)
 MILLISECONDS = _time("ms", 1000, 0.001)
+SHARE = Kind(
+    "SHARE",
+    "a number from 0.01 to 1",
+    lambda text: _within(float(text), 0.01, 1.0),
+    (int, float),
+    lambda n: f"{n:.12g}",
+)
 FILE = Kind("PATH", "a path", _path, show=_show_path)
 HOST = Kind(
     "HOST",
@@ -145,7 +152,8 @@ KEYS = (
     Key("max-body-bytes", "http.max_body_bytes", _whole(" of bytes", 1, 1 << 40), "Largest body of a call"),
     Key("header-timeout", "http.header_timeout_s", SECONDS, "How long a call's head may take to arrive"),
     Key("body-timeout", "http.body_timeout_s", SECONDS, "How long a call's body may take to arrive"),
-    Key("latency-target-ms", "deadlines.latency_target_s", MILLISECONDS, "Latency within which capacity is measured"),
+    Key("latency-target-ms", "engine.limits.latency_target_s", MILLISECONDS, "Latency that callers should see"),
+    Key("batch-share", "engine.limits.batch_share", SHARE, "Part of the latency target that a batch may take"),
     Key("default-timeout-ms", "deadlines.default_timeout_s", MILLISECONDS, "Timeout of a call that names none"),
     Key("max-timeout-ms", "deadlines.max_timeout_s", MILLISECONDS, "Longest timeout that a call may name"),
     Key("drain-delay", "drain.drain_delay_s", _time("seconds", 1, 0), "How long a stop still accepts calls"),
@@ -155,6 +163,7 @@ KEYS = (
     Key("threads", "engine.device.threads", _whole("", 0, 4096), "CPU threads; 0 leaves the choice to torch"),
     Key("max-batch-tokens", "engine.limits.max_batch_tokens", TOKENS, "Tokens in one batch; 0: the device's default"),
     Key("max-waiting-tokens", "engine.limits.max_waiting_tokens", TOKENS, "Tokens that may wait; more are refused"),
+    Key("cache-bytes", "engine.limits.cache_bytes", _whole("", 0, 1 << 40), "Finished answers to keep; 0: none"),
     Key("max-items", "engine.limits.max_items", _whole("", 1, 1 << 20), "Inputs in one call"),
     Key("auto-truncate", "engine.auto_truncate", BOOLEAN, "Cut inputs that are too long instead of refusing them"),
     Key("cache-dir", "engine.cache_dir", FILE, "Where fetched models are kept"),

@@ -69,12 +69,15 @@ async def run(
         return 0  # nothing was taken
     if starting.exception() is None:
         _log.info("ready: listening on %s", url(*listener.getsockname()[:2]))
-        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+        dying = asyncio.create_task(lifecycle.device_lost())
+        await asyncio.wait({stopping, serving, dying}, return_when=asyncio.FIRST_COMPLETED)
         await _announce_drain(signals, drain, lifecycle)
+        dying.cancel()
+    stopping.cancel()
     server.should_exit = True
     lost = await _finish(serving, drain, lifecycle)
     starting.result()
-    return 1 if lost else 0
+    return 1 if lost or not lifecycle.healthy else 0
 
 
 async def _announce_drain(signals: "_Signals", drain: DrainConfig, lifecycle: Lifecycle) -> None:

@@ -5,6 +5,7 @@ Engine reports become metrics here and nowhere else. Labels are never text that 
 line holds an input.
 """
 
+import itertools
 import logging
 import re
 import secrets
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
 
 _access = logging.getLogger("headrace.access")
+
+_PROCESS: Final = secrets.token_hex(8)  # once: asking the system for every call gives up the interpreter lock
+_numbers = itertools.count()
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -175,17 +179,29 @@ class _Waiting(Collector):
         entries = GaugeMetricFamily("headrace_waiting_entries", "Inputs that wait", labels=["model"])
         tokens = GaugeMetricFamily("headrace_waiting_tokens", "Tokens that wait", labels=["model"])
         oldest = GaugeMetricFamily("headrace_oldest_waiting_seconds", "Age of the oldest that waits", labels=["model"])
+        error = GaugeMetricFamily(
+            "headrace_prediction_error_ratio", "Of predicted batch seconds", labels=["model", "quantile"]
+        )
+        reused = CounterMetricFamily("headrace_reused", "Inputs that needed no work of their own", labels=["how"])
+        kept = GaugeMetricFamily("headrace_kept_bytes", "Finished answers that are kept")
         statistics = self._statistics()
-        for lane in statistics.scheduler.lanes if statistics else ():
+        if statistics is None:
+            return
+        reused.add_metric(["joined"], statistics.reuse.joined)
+        reused.add_metric(["kept"], statistics.reuse.kept)
+        kept.add_metric([], statistics.reuse.kept_bytes)
+        for lane in statistics.scheduler.lanes:
+            error.add_metric([lane.model, "0.5"], lane.error_p50)
+            error.add_metric([lane.model, "0.95"], lane.error_p95)
             entries.add_metric([lane.model], lane.entries)
             tokens.add_metric([lane.model], lane.tokens)
             oldest.add_metric([lane.model], lane.oldest_s)
-        yield from (entries, tokens, oldest)
+        yield from (entries, tokens, oldest, error, reused, kept)
 
 
 def _request_id(scope: Scope) -> str:
     told = Headers(scope=scope).get("x-request-id", "")
-    return told if _SAFE_ID.fullmatch(told) else secrets.token_hex(16)
+    return told if _SAFE_ID.fullmatch(told) else f"{_PROCESS}{next(_numbers):016x}"
 
 
 def _log_line(scope: Scope, exchange: Exchange) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from inference.batcher import BatcherStatistics, DeviceStatistics
     from inference.client import CallTimings, Client, Embed, Embeddings, Inputs
     from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
+    from inference.device import share_one_heap
     from inference.engine import Engine, Progress, ServedModel
     from inference.errors import (
         CannotServe,
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
         Unavailable,
         UnknownModel,
     )
+    from inference.profile import Profile
     from inference.request import Dispatched, Report
 
 _HOMES = {
     "batcher": ("BatcherStatistics", "DeviceStatistics"),
     "client": ("CallTimings", "Client", "Embed", "Embeddings", "Inputs"),
     "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
+    "device": ("share_one_heap",),
     "engine": ("Engine", "Progress", "ServedModel"),
     "errors": (
         "CannotServe",
@@ -44,6 +47,7 @@ _HOMES = {
         "Unavailable",
         "UnknownModel",
     ),
+    "profile": ("Profile",),
     "request": ("Dispatched", "Report"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -69,6 +73,7 @@ __all__ = [
     "ModelSource",
     "OutOfMemory",
     "Overloaded",
+    "Profile",
     "Progress",
     "Report",
     "RuntimeFailed",
@@ -76,6 +81,7 @@ __all__ = [
     "Unavailable",
     "UnknownModel",
     "default_cache_dir",
+    "share_one_heap",
 ]
 
 

@@ -99,6 +99,7 @@ class Batcher:
         self._lost: InferenceError | None = None
         self._reuse = Reuse(limits.cache_bytes, limits.quarantine_s, clock)
         self._pending: set[Pending] = set()
+        self._dead = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -138,6 +139,10 @@ class Batcher:
         """Whether every device thread is alive and moving; cheap enough to ask for every call."""
         now = self._clock()
         return not any(device.failed or device.is_stuck(self._limits, now) for device in self._devices)
+
+    async def lost(self) -> None:
+        """Wait until a device thread has died."""
+        await self._dead.wait()
 
     async def drained(self) -> None:
         """Wait until no call is in flight."""
@@ -252,6 +257,10 @@ class Batcher:
         self._observer(report)
         return error
 
+    def _mourn(self, error: InferenceError) -> None:
+        self._dead.set()
+        self.abandon(error)
+
     def _deliver(self, settlements: Sequence[Settlement]) -> None:
         if settlements and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_settle, settlements)
@@ -266,7 +275,7 @@ class Batcher:
             self._lost = lost
             self._changed.notify_all()
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.abandon, lost)
+            self._loop.call_soon_threadsafe(self._mourn, lost)
 
 
 def _settle(settlements: Sequence[Settlement]) -> None:

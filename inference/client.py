@@ -107,6 +107,10 @@ class Client:
         self._engine.start()
         self._served = {name: _Served(model) for name, model in self._engine.models.items()}
 
+    async def lost(self) -> None:
+        """Wait until a device is lost."""
+        await self._engine.lost()
+
     def abandon(self) -> int:
         """Fail every call that is not answered yet with Unavailable; returns how many."""
         return self._engine.abandon()

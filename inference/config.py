@@ -36,12 +36,18 @@ class Limits:
 
     max_batch_tokens: int = 0
     max_waiting_tokens: int = 1_048_576
-    max_batch_s: float = 0.05  # a batch's own time: half the latency target, since a call may wait for another
+    latency_target_s: float = 0.1
+    batch_share: float = 0.5  # of the latency target, for a batch's own time: a call may have to wait for another
     max_items: int = 2048  # inputs in one call, OpenAI's own limit
     window: int = 256  # waiting entries looked at when a batch is formed
     quarantine_s: float = 30.0  # an input that fails the model is not tried again so soon
     cache_bytes: int = 0  # of finished answers; 0: none are kept
     stuck_after_s: float = 60.0  # a batch that runs longer (and 10 x its prediction) is stuck
+
+    @property
+    def max_batch_s(self) -> float:
+        """How long a batch may take, but for a single input."""
+        return self.batch_share * self.latency_target_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,10 @@ class Engine:
         """Take a snapshot; None before `load` has ended."""
         return None if self._batcher is None else self._batcher.statistics()
 
+    async def lost(self) -> None:
+        """Wait until a device is lost: nothing runs then until the process is replaced."""
+        await self._running().lost()
+
     async def drained(self) -> None:
         """Wait until every admitted call is answered."""
         if self._batcher is not None:

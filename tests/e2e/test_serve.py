@@ -14,12 +14,12 @@ from tests.tiny import save_tiny
 pytestmark = pytest.mark.e2e
 
 LONG = "The headrace is the channel that brings the water of the river to the wheel of the mill. "
-TEXTS = [f"{number} " + LONG * (1 + number % 11) for number in range(64)]
+TEXTS = [f"{number} " + LONG * (1 + number % 8) for number in range(24)]
 
 
 @pytest.mark.usefixtures("minilm_path")
 def test_a_stop_under_load_answers_every_call_it_took(start: Callable[..., Headrace]) -> None:
-    server = start("--drain-delay", "2", "--max-batch-tokens", "512")
+    server = start("--drain-delay", "2", "--max-batch-tokens", "256")
     callers = [Caller(server.url, number) for number in range(16)]
     expected = embed(server.url, TEXTS)
 
@@ -48,11 +48,12 @@ def test_a_stop_under_load_answers_every_call_it_took(start: Callable[..., Headr
 
 @pytest.mark.usefixtures("minilm_path")
 def test_a_stop_finishes_the_backlog_that_was_taken(start: Callable[..., Headrace]) -> None:
-    """Every caller has one call of four texts in the queue; an interrupt drains without delay."""
-    server = start("--drain-delay", "600", "--max-batch-tokens", "512")
-    callers = [Caller(server.url, number, texts=TEXTS[number * 4 :][:4]) for number in range(16)]
+    """Every caller has one call of twelve texts in the queue; an interrupt drains without delay."""
+    server = start("--drain-delay", "600", "--max-batch-tokens", "256")
+    callers = [Caller(server.url, number, texts=[*TEXTS[number:], *TEXTS][:12]) for number in range(16)]
     for caller in callers:
         caller.stop.set()  # after its first call
+    for caller in callers:
         caller.thread.start()
 
     with httpx2.Client() as http:
@@ -65,7 +66,7 @@ def test_a_stop_finishes_the_backlog_that_was_taken(start: Callable[..., Headrac
 
     assert 'headrace_waiting_entries{model="all-MiniLM-L6-v2"} 0.0' not in exposition
     assert [caller.failure for caller in callers] == [None] * 16
-    assert [len(caller.answers) for caller in callers] == [4] * 16
+    assert [len(caller.answers) for caller in callers] == [12] * 16
     assert code == 0
 
 
@@ -125,23 +126,25 @@ class Caller:
         self.failure: Exception | None = None
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._run)
-        self._url = url
+        self._client = openai.OpenAI(
+            base_url=f"{url}/v1", api_key="x", max_retries=0
+        )  # slow to make: not in the thread
         self._random = np.random.default_rng(seed)
         self._texts = texts
 
     def _run(self) -> None:
         try:
-            with openai.OpenAI(base_url=f"{self._url}/v1", api_key="x", max_retries=0) as client:
-                self._call(client)
+            with self._client:
+                self._call()
                 while not self.stop.is_set():
-                    self._call(client)
+                    self._call()
         except Exception as error:  # noqa: BLE001 - the test shows it
             self.failure = error
 
-    def _call(self, client: openai.OpenAI) -> None:
+    def _call(self) -> None:
         numbers = [int(self._random.integers(len(TEXTS)))]
         texts = self._texts or [TEXTS[number] for number in numbers]
-        answer = client.embeddings.create(model="all-MiniLM-L6-v2", input=texts)
+        answer = self._client.embeddings.create(model="all-MiniLM-L6-v2", input=texts)
         if self._texts:
-            numbers = [TEXTS.index(text) for text in texts]
+            numbers = list(map(TEXTS.index, texts))
         self.answers += [(n, np.float32(item.embedding)) for n, item in zip(numbers, answer.data, strict=True)]

@@ -23,8 +23,8 @@ from gateway.telemetry import Metrics
 from inference import CannotServe, Client, Dispatched, Limits, Report, ServedModel, Unavailable
 from inference.batcher import Batcher, BatcherStatistics
 from inference.cost import CostModel
-from inference.request import Batch, Call, Result, Row, RowFailed, Shape
-from inference.scheduler import Lane, Refused, Scheduler
+from inference.request import Batch, Call, Result, Row, RowFailed
+from inference.scheduler import Lane, Refused, Scheduler, Work
 
 MODEL = "tiny"
 HIDDEN = 384
@@ -159,8 +159,15 @@ class FakeEngine:
         async with self._changed:
             self._changed.notify_all()
 
-    def refusal(self, model: str, work: Shape, deadline: float) -> Refused | None:
+    def refusal(self, work: Work) -> Refused | None:
         return self.refuse
+
+    @property
+    def healthy(self) -> bool:
+        return self._batcher is None or self._batcher.healthy
+
+    async def lost(self) -> None:
+        await self._running().lost()
 
     def statistics(self) -> BatcherStatistics | None:
         return None if self._batcher is None else self._batcher.statistics()
@@ -210,7 +217,7 @@ class Gateway:
 def gateway(engine: FakeEngine | None = None, settings: Settings | None = None) -> Gateway:
     """Join the parts as `headrace serve` does; nothing is started."""
     engine, settings = engine or FakeEngine(), settings or Settings()
-    metrics = Metrics(settings.deadlines.latency_target_s)
+    metrics = Metrics(settings.engine.limits.latency_target_s)
     engine.observer = metrics.engine_event
     client = Client(engine, engine.limits, auto_truncate=settings.engine.auto_truncate, clock=engine.clock)
     lifecycle = Lifecycle(client, metrics)

@@ -151,7 +151,7 @@ def test_a_switch_is_turned_on_by_its_flag_and_off_by_its_negative(name: str) ->
 
 
 def test_milliseconds_become_seconds() -> None:
-    assert load(["--latency-target-ms", "250"], {}).deadlines.latency_target_s == 0.25
+    assert load(["--latency-target-ms", "250"], {}).engine.limits.latency_target_s == 0.25
 
 
 def test_a_toml_key_may_be_written_with_underscores(tmp_path: Path) -> None:
@@ -423,6 +423,8 @@ values: dict[str, st.SearchStrategy[object]] = {
     "threads": st.integers(0, 64),
     "max-batch-tokens": st.integers(0, 10**6),
     "max-waiting-tokens": st.integers(0, 10**7),
+    "batch-share": st.floats(0.01, 1),
+    "cache-bytes": st.integers(0, 10**9),
     "max-items": st.integers(1, 4096),
     "auto-truncate": st.booleans(),
     "cache-dir": st.sampled_from(["/tmp/cache", "~/cache", "cache"]),

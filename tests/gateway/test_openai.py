@@ -1,6 +1,7 @@
 import base64
 import json
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -308,3 +309,33 @@ async def test_the_models_are_listed() -> None:
         ("two", "model", "headrace"),
     ]
     assert all(isinstance(item["created"], int) for item in body["data"])
+
+
+@pytest.mark.parametrize(("told", "priority"), [(None, 0), ("0", 0), ("9", 9), ("-9", -9), ("-0", 0)])
+async def test_the_priority_is_what_the_header_says(told: str | None, priority: int) -> None:
+    async with ready() as subject:
+        headers = {} if told is None else {"x-request-priority": told}
+        await subject.embed({"input": "w0"}, **headers)
+
+    assert subject.engine.submitted[0].priority == priority
+
+
+@pytest.mark.parametrize("told", ["", "10", "+1", "high", "1.0", "--1", "٣", "1e0"])
+async def test_a_priority_that_is_none_names_the_header(told: str) -> None:
+    async with ready() as subject:
+        answer = await subject.http.post(
+            "/v1/embeddings", json={"input": "w0"}, headers={"x-request-priority": told.encode()}
+        )
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Request-Priority")
+    assert subject.engine.submitted == []
+
+
+async def test_callers_are_told_apart_by_their_address() -> None:
+    async with ready() as subject:
+        for address in ("10.0.0.1", "10.0.0.2"):
+            transport = httpx2.ASGITransport(subject.app, client=(address, 1))
+            async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as http:
+                await http.post("/v1/embeddings", json={"input": "w0"})
+
+    assert [call.caller for call in subject.engine.submitted] == ["10.0.0.1", "10.0.0.2"]

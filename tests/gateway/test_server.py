@@ -8,7 +8,7 @@ import pytest
 
 from gateway import server
 from gateway.config import DrainConfig, HttpConfig, Settings
-from inference import CannotServe
+from inference import CannotServe, DeviceLost
 from tests.gateway.fakes import gateway, listening, post, serving
 
 pytestmark = pytest.mark.anyio
@@ -285,8 +285,8 @@ async def test_callers_that_close_their_sockets_cost_the_device_nothing() -> Non
         first.send(post(BODY))
         await asyncio.to_thread(engine.device.entered.wait)
         gone = [await address.connect() for _ in range(50)]
-        for connection in gone:
-            connection.send(post(b'{"input": "w1 w1 w1"}'))
+        for number, connection in enumerate(gone):
+            connection.send(post(b'{"input": "w1 w%d w1"}' % number))
         await engine.until(lambda: len(engine.submitted) == 51)
         for connection in gone:
             connection.close()
@@ -400,3 +400,15 @@ def test_an_address_may_be_of_version_6() -> None:
 )
 def test_an_address_is_written_as_people_click_it(host: str, url: str) -> None:
     assert server.url(host, 80) == url
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_lost_device_ends_the_process_with_another_code() -> None:
+    async with serving(settings=Settings(drain=DrainConfig(drain_delay_s=0.0))) as (address, run):
+        address.gateway.engine.device.fail = DeviceLost("gone")
+
+        told = statuses(await address.answer(post(BODY, close=True)))
+        code = await run
+
+    assert told == [503]
+    assert code == 1

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from gateway import __version__
-from gateway.config import DeadlineConfig, LogConfig, Settings
+from gateway.config import LogConfig, Settings
 from gateway.telemetry import Metrics, server_timing
-from inference import CallTimings, Dispatched, Report
+from inference import CallTimings, Dispatched, EngineConfig, Limits, Report
 from inference.scheduler import Refused
 from tests.gateway.fakes import MODEL, ready
 
@@ -88,7 +88,7 @@ async def test_what_waits_is_counted_while_it_waits() -> None:
         subject.engine.device.gate.clear()
         running = asyncio.create_task(subject.embed({"input": "w0"}))
         await asyncio.to_thread(subject.engine.device.entered.wait)
-        waiting = asyncio.create_task(subject.embed({"input": ["w0", "w1 w1"]}))
+        waiting = asyncio.create_task(subject.embed({"input": ["w2", "w1 w1"]}))
         await subject.engine.until(lambda: len(subject.engine.submitted) == 2)
         await subject.http.get("/livez")  # a turn of the loop: the second call is in the queue now
         names = ("waiting_entries", "waiting_tokens")
@@ -193,7 +193,7 @@ def test_padding_is_the_share_of_computed_tokens_that_nobody_sent() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("target_s", [0.1, 0.0371])
 async def test_the_latency_target_has_a_bucket_of_its_own(target_s: float) -> None:
-    async with ready(settings=Settings(deadlines=DeadlineConfig(latency_target_s=target_s))) as subject:
+    async with ready(settings=Settings(engine=EngineConfig(limits=Limits(latency_target_s=target_s)))) as subject:
         await subject.embed({"input": "w0"})
         await subject.lifecycle.stop()
         exposition = subject.exposition()

@@ -28,7 +28,7 @@ def is_guilty(item: Request) -> bool:
 
 
 def batcher_of(runtime: Runtime) -> Batcher:
-    limits = Limits(max_batch_tokens=200, max_batch_s=10.0)
+    limits = Limits(max_batch_tokens=200, latency_target_s=20.0)
     scheduler = Scheduler(limits, {"m": Lane(packed=True, cost=CostModel())})
     return Batcher(scheduler, {"cpu": {"m": runtime}}, limits, clock=time.monotonic, observer=lambda event: None)
 

@@ -16,7 +16,7 @@ CPU = DeviceState("cpu")
 def scheduler(
     *, budget: int = 32, waiting: int = 10_000, packed: bool = True, models: str = "m", batch_s: float = 1e3
 ) -> Scheduler:
-    limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting, max_batch_s=batch_s)
+    limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting, latency_target_s=2 * batch_s)
     return Scheduler(limits, {name: Lane(packed, taught_cost()) for name in models})
 
 
