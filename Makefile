@@ -16,6 +16,10 @@ install: .venv/dev
 	$(PIP) -e '.[dev]'
 	touch $@
 
+.venv/bench: .venv/dev
+	$(PIP) -e ".[bench]"
+	touch $@
+
 serve: .venv/runtime
 	exec $(BIN)/headrace serve $(ARGS)
 
@@ -31,7 +35,7 @@ test: .venv/dev
 test-all: .venv/dev
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: .venv/dev
+bench: .venv/bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:

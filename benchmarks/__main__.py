@@ -5,10 +5,15 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks import idle, machine, serving
+from benchmarks import goodput, idle, machine, policy, serving
 from benchmarks.results import Findings, publish
 
-NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {"idle": idle.run, "serving": serving.run}
+NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
+    "goodput": goodput.run,
+    "idle": idle.run,
+    "policy": policy.run,
+    "serving": serving.run,
+}
 
 
 def main() -> int:
@@ -19,7 +24,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="least length of one measurement [2]")
     told = parser.parse_args()
     if told.name is None:
-        summaries = {"idle": idle.__doc__, "serving": serving.__doc__}
+        modules = {"goodput": goodput, "idle": idle, "policy": policy, "serving": serving}
+        summaries = {name: module.__doc__ for name, module in modules.items()}
         for name, summary in summaries.items():
             sys.stdout.write(f"{name:10}{(summary or '').strip().splitlines()[0]}\n")
         return 0

@@ -34,14 +34,17 @@ class Window:
         return float(np.percentile(self.latencies_s, percentile))
 
 
-def call_of(text: str, port: int) -> bytes:
-    """Write the HTTP request that embeds one text."""
-    body = orjson.dumps({"input": text, "encoding_format": "float", "truncate": True})
-    head = (
-        f"POST /v1/embeddings HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def call_of(text: str, port: int, headers: Sequence[str] = (), **fields: object) -> bytes:
+    """Write the HTTP request that embeds one text; `fields` are added to the body."""
+    body = orjson.dumps({"input": text, "encoding_format": "float", **fields})
+    lines = [
+        "POST /v1/embeddings HTTP/1.1",
+        f"host: 127.0.0.1:{port}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class Connection:
@@ -89,7 +92,7 @@ async def vectors(port: int, texts: Sequence[str], callers: int) -> npt.NDArray[
     async def work() -> None:
         connection = await connect(port)
         for index, text in jobs:
-            rows[index] = vector_of(await connection.ask(call_of(text, port)))
+            rows[index] = vector_of(await connection.ask(call_of(text, port, truncate=True)))
         await connection.close()
 
     async with asyncio.TaskGroup() as group:
@@ -102,7 +105,7 @@ async def latencies(port: int, texts: Sequence[str]) -> list[float]:
     """Ask for one text after another on one connection; returns the seconds of each."""
     connection = await connect(port)
     took = []
-    for call in [call_of(text, port) for text in texts]:
+    for call in [call_of(text, port, truncate=True) for text in texts]:
         started = time.perf_counter()
         body = await connection.ask(call)
         took.append(time.perf_counter() - started)
@@ -117,7 +120,7 @@ class ClosedLoop:
     def __init__(self, port: int, texts: Sequence[str], callers: int, server_cpu_s: Callable[[], float]) -> None:
         """Take what to ask, how many ask at once, and the meter of the server's CPU."""
         self._port = port
-        self._calls = [call_of(text, port) for text in texts]
+        self._calls = [call_of(text, port, truncate=True) for text in texts]
         self._callers = callers
         self._server_cpu_s = server_cpu_s
         self._latencies: list[float] = []

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -36,19 +36,27 @@ class Batches:
         return Batches(self.count - earlier.count, self.sequences - earlier.sequences, self.tokens - earlier.tokens)
 
 
-class Server:
-    """A running server."""
+class Process:
+    """A server's process that runs, whoever's it is."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int, metrics_port: int) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
         """Take the process and where it listens."""
         self.port = port
-        self._metrics_port = metrics_port
         self._process = psutil.Process(process.pid)
 
     def cpu_s(self) -> float:
         """Seconds of CPU that the server and its children have used, user and system."""
         times = [process.cpu_times() for process in (self._process, *self._process.children(recursive=True))]
         return float(sum(spent.user + spent.system for spent in times))
+
+
+class Server(Process):
+    """A Headrace server that runs."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, metrics_port: int) -> None:
+        """Take the process and where it listens."""
+        super().__init__(process, port)
+        self._metrics_port = metrics_port
 
     def batches(self) -> Batches:
         """Read what ran from the server's metrics."""
@@ -66,16 +74,33 @@ class Server:
 @contextmanager
 def serving(core: int, *flags: str) -> Iterator[Server]:
     """Serve the built-in default model on one core with one thread; raises NotReady."""
-    port, metrics_port = _free_ports()
+    port, metrics_port = free_ports(2)
     told = ["--port", str(port), "--metrics-port", str(metrics_port), "--device", "cpu", "--threads", "1"]
-    told += ["--drain-delay", "0", *flags]
+    command = [sys.executable, "-m", "gateway", "serve", *told, "--drain-delay", "0", *flags]
+    with _process(core, command, port=port, ready="/readyz") as process:
+        yield Server(process, port, metrics_port)
+
+
+@contextmanager
+def running(
+    core: int, command: Sequence[str], *, environment: Mapping[str, str], port: int, ready: str
+) -> Iterator[Process]:
+    """Run a server of somebody else's on one core until the block ends; raises NotReady."""
+    with _process(core, command, port=port, ready=ready, environment=environment) as process:
+        yield Process(process, port)
+
+
+@contextmanager
+def _process(
+    core: int, command: Sequence[str], *, port: int, ready: str, environment: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     with ExitStack() as stack:
         log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
         with log.open("wb") as sink, _pinned(core):
-            process = subprocess.Popen([sys.executable, "-m", "gateway", "serve", *told], stdout=sink, stderr=sink)
+            process = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment)
         stack.callback(_stop, process)
-        _await_ready(process, port, log)
-        yield Server(process, port, metrics_port)
+        _await_ready(process, port, ready, log)
+        yield process
 
 
 @contextmanager
@@ -89,11 +114,11 @@ def _pinned(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, own)
 
 
-def _await_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+def _await_ready(process: "subprocess.Popen[bytes]", port: int, ready: str, log: Path) -> None:
     until = time.monotonic() + _START_WITHIN_S
     while process.poll() is None and time.monotonic() < until:
         try:
-            status, _ = _get(port, "/readyz")
+            status, _ = _get(port, ready)
         except OSError:
             status = 0
         if status == 200:
@@ -121,8 +146,10 @@ def _get(port: int, path: str) -> tuple[int, str]:
         connection.close()
 
 
-def _free_ports() -> Sequence[int]:
-    with socket.socket() as one, socket.socket() as other:
-        for listener in (one, other):
+def free_ports(count: int) -> list[int]:
+    """Find ports that nobody listens on now."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
             listener.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+        return [listener.getsockname()[1] for listener in listeners]

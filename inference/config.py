@@ -39,7 +39,7 @@ class Limits:
     latency_target_s: float = 0.1
     batch_share: float = 0.5  # of the latency target, for a batch's own time: a call may have to wait for another
     max_items: int = 2048  # inputs in one call, OpenAI's own limit
-    window: int = 256  # waiting entries looked at when a batch is formed
+    window: int = 1024  # waiting entries looked at when a batch is formed: more than one batch of short texts
     quarantine_s: float = 30.0  # an input that fails the model is not tried again so soon
     cache_bytes: int = 0  # of finished answers; 0: none are kept
     stuck_after_s: float = 60.0  # a batch that runs longer (and 10 x its prediction) is stuck

@@ -8,7 +8,7 @@ here it is cut into batches whose own time stays under a cap, and calls that can
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Final
 
 from inference.config import Limits
@@ -17,7 +17,6 @@ from inference.request import Batch, Entry, Report, Shape, packed_shape, padded_
 from inference.waiting import Waiting
 
 _PATIENCE: Final = 16  # entries that do not fit are passed over so often before a packed batch closes
-_HOPEFUL: Final = 0.5  # an entry is given up only when half its predicted time is already too much
 _WORTHWHILE: Final = 8.0  # a batch may take so many times its base cost, whatever the cap on its time
 _CAP_AFTER_OOM: Final = 0.7  # of the tokens that did not fit
 _CAP_GROWTH: Final = 1.01  # a batch that fits
@@ -136,7 +135,8 @@ class Scheduler:
         if waiting == 0 and not self._running:
             return None
         lane = self._lanes[work.model]
-        finish = now + self._ahead_s(lane, work, now) + lane.seconds(work.shape, self._limits)
+        wait_s = self._ahead_s(lane, work, now) + lane.seconds(work.shape, self._limits)
+        finish = now + wait_s + self._rounding_s(lane, wait_s)
         excess = waiting + work.shape.tokens - self._limits.max_waiting_tokens
         if excess > 0 and self._is_over_its_share(lane, work):
             return Refused("queue full", (finish - now) * min(1.0, excess / max(waiting, 1)))
@@ -150,8 +150,11 @@ class Scheduler:
         if not busy:
             return Decision()
         lane = min(busy, key=lambda lane: (lane.served_s, lane.waiting.oldest))
-        expired: list[Entry] = []
-        chosen = self._in_order(lane, expired, now) if lane.packed else self._by_length(lane, expired, now)
+        chosen, expired = self._in_order(lane, now) if lane.packed else self._by_length(lane, now)
+        for entry in expired:
+            lane.waiting.remove(entry)
+        for entry in chosen:
+            lane.waiting.serve(entry)
         if not chosen:
             return Decision(expired=tuple(expired))
         batch = self._batch(lane, chosen, now)
@@ -200,6 +203,15 @@ class Scheduler:
         others = [other for other in self._lanes.values() if other is not lane]
         return running + own_s + sum(min(turns_s, other.seconds(other.waiting.load, limits)) for other in others)
 
+    def _rounding_s(self, lane: Lane, wait_s: float) -> float:
+        """Half a full batch, where more than one must run: an answer comes at the end of its batch."""
+        full_s = self._batch_s(lane, lane.cap_tokens(self._limits))
+        return full_s / 2 if wait_s > full_s else 0.0
+
+    def _batch_s(self, lane: Lane, tokens: float) -> float:
+        """How long a batch of so many tokens takes, made of what waits, within the cap on its time."""
+        return min(lane.cap_s(self._limits), lane.cost.seconds(_share(lane.waiting.load, round(tokens))))
+
     def _is_over_its_share(self, lane: Lane, work: Work) -> bool:
         """Whether a caller would hold more than its part of the queue: one that floods must not lock others out."""
         wanted = lane.waiting.tokens_of(work.caller) + work.shape.tokens
@@ -207,41 +219,40 @@ class Scheduler:
 
     # Forming a batch.
 
-    def _in_order(self, lane: Lane, expired: list[Entry], now: float) -> list[Entry]:
-        """The most urgent, and after it all that fit: no padding, so length does not matter."""
-        shape = Shape()
+    def _in_order(self, lane: Lane, now: float) -> tuple[list[Entry], list[Entry]]:
+        """The most urgent, and after it all that fit (no padding, so length does not matter); and what is too late."""
+        tokens = min(lane.waiting.load.tokens, lane.cap_tokens(self._limits))
+        due = now + self._batch_s(lane, tokens)  # a batch answers at its end
+        chosen: list[Entry] = []
+        late: list[Entry] = []
+        shape, passed = Shape(), 0
+        for entry in lane.waiting.ordered():
+            if entry.deadline < max(due, now + lane.cost.seconds(entry.shape)):
+                late.append(entry)
+            elif not chosen or self._is_within(lane, shape + entry.shape):
+                chosen.append(entry)
+                shape += entry.shape
+            else:
+                passed += 1
+            if passed == _PATIENCE or len(late) == self._limits.window:
+                break
+        return _with_last_hope(chosen, late, len(lane.waiting), now)
 
-        def wanted(entry: Entry) -> bool:
-            nonlocal shape
-            if self._is_hopeless(lane, entry, now):
-                expired.append(entry)
-                return True
-            grown = shape + entry.shape
-            if shape.sequences and not self._is_within(lane, grown):
-                return False
-            shape = grown
-            return True
-
-        taken = lane.waiting.take(_PATIENCE, wanted)
-        gone = set(expired)
-        return [entry for entry in taken if entry not in gone]
-
-    def _by_length(self, lane: Lane, expired: list[Entry], now: float) -> list[Entry]:
-        """The most urgent, and its neighbours in length while each makes a real token cheaper."""
-        window: list[Entry] = []
-
-        def late(entry: Entry) -> bool:
-            (expired if self._is_hopeless(lane, entry, now) else window).append(entry)
-            return entry not in window[-1:]
-
-        lane.waiting.take(self._limits.window, late)
-        if not window:
-            return []
-        ordered = sorted(window, key=lambda entry: entry.tokens)
-        low, high = self._cheapest_neighbours(lane, ordered, ordered.index(window[0]))
-        for entry in ordered[low : high + 1]:
-            lane.waiting.serve(entry)
-        return ordered[low : high + 1]
+    def _by_length(self, lane: Lane, now: float) -> tuple[list[Entry], list[Entry]]:
+        """The most urgent, and its neighbours in length while each makes a real token cheaper; and what is too late."""
+        window = list(islice(lane.waiting.ordered(), self._limits.window))
+        late: list[Entry] = []
+        while window:
+            ordered = sorted(window, key=lambda entry: entry.tokens)
+            low, high = self._cheapest_neighbours(lane, ordered, ordered.index(window[0]))
+            chosen = ordered[low : high + 1]
+            due = now + lane.cost.seconds(lane.shape([entry.tokens for entry in chosen]))
+            lost = {entry for entry in window if entry.deadline < due}
+            if not lost:
+                return chosen, late
+            late += lost
+            window = [entry for entry in window if entry not in lost]
+        return _with_last_hope([], late, len(lane.waiting), now)
 
     def _cheapest_neighbours(self, lane: Lane, ordered: list[Entry], head: int) -> tuple[int, int]:
         before = [0, *accumulate(entry.tokens for entry in ordered)]
@@ -268,15 +279,21 @@ class Scheduler:
         limits = self._limits
         return shape.tokens <= lane.cap_tokens(limits) and lane.cost.seconds(shape) <= lane.cap_s(limits)
 
-    def _is_hopeless(self, lane: Lane, entry: Entry, now: float) -> bool:
-        alone_s = lane.cost.seconds(entry.shape)
-        return now + _HOPEFUL * alone_s > entry.deadline
-
     def _batch(self, lane: Lane, chosen: list[Entry], now: float) -> Batch:
         shape = lane.shape([entry.tokens for entry in chosen])
         batch = Batch(chosen[0].model, tuple(chosen), shape, lane.cost.seconds(shape))
         self._running[batch] = now + batch.predicted_s
         return batch
+
+
+def _with_last_hope(
+    chosen: list[Entry], late: list[Entry], waiting: int, now: float
+) -> tuple[list[Entry], list[Entry]]:
+    """Run one that seems too late if it is all there is: a cost model that expects too much learns from it."""
+    if chosen or len(late) < waiting:
+        return chosen, late
+    hope = next((entry for entry in reversed(late) if entry.deadline > now), None)
+    return ([hope], [entry for entry in late if entry is not hope]) if hope else ([], late)
 
 
 def _share(load: Shape, tokens: int) -> Shape:

@@ -8,7 +8,7 @@ it is earliest deadline first, where the later inputs of a large call count as l
 """
 
 import heapq
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,6 +41,16 @@ class _Heap:
         while self._items[0][2] not in self._alive:
             heapq.heappop(self._items)
         return self._items[0][2]
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Those that are alive, in order; changes nothing."""
+        frontier = [(self._items[0], 0)] if self._items else []
+        while frontier:
+            (_, _, entry), index = heapq.heappop(frontier)
+            if entry in self._alive:
+                yield entry
+            for child in range(2 * index + 1, min(2 * index + 3, len(self._items))):
+                heapq.heappush(frontier, (self._items[child], child))
 
     def compact(self, alive: int) -> None:
         if len(self._items) > 2 * alive + 64:  # most of them have left
@@ -81,9 +91,9 @@ class _Class:
     def __init__(self, alive: Container[Entry]) -> None:
         self._alive = alive
         self._callers: dict[str, _Caller] = {}
-        self._turns: list[tuple[float, str]] = []  # a heap of (served, caller); outdated ones are dropped when met
         self._served = 0.0  # of the caller whose turn was last: newcomers begin there
         self._by_age = _Heap(alive)
+        self.active = 0  # callers with something waiting
         self.entries = 0
         self.tokens = 0
 
@@ -92,7 +102,6 @@ class _Class:
         caller = self._callers.get(name) or self._meet(name)
         if caller.entries == 0:
             caller.served = max(caller.served, self._served)
-            heapq.heappush(self._turns, (caller.served, name))
         caller.ranked.push(place.rank, place.number, entry)
         self._by_age.push(entry.arrived, place.number, entry)
         self._count(entry, place, 1)
@@ -101,44 +110,41 @@ class _Class:
         self._count(entry, place, -1)
         self._by_age.compact(self.entries)
 
-    def charge(self, entry: Entry, sign: int) -> float:
-        """Count an entry as served, or (-1) not served after all; returns what its caller was served before."""
+    def charge(self, entry: Entry) -> None:
+        """Count an entry as served: its caller has had a turn."""
         caller = self._callers[entry.call.caller]
-        before = caller.served
-        caller.served += sign * entry.tokens
-        heapq.heappush(self._turns, (caller.served, entry.call.caller))
-        return before
-
-    def had_turn(self, served: float) -> None:
-        """Let newcomers begin where the caller stood whose turn it was."""
-        self._served = max(self._served, served)
+        self._served = max(self._served, caller.served)
+        caller.served += entry.tokens
 
     def oldest(self) -> Entry:
         return self._by_age.first()
 
-    def next(self) -> Entry:
-        """The most urgent entry of the caller that was served least."""
-        while True:
-            served, name = self._turns[0]
-            caller = self._callers.get(name)
-            if caller is not None and caller.entries and caller.served == served:
-                return caller.ranked.first()
-            heapq.heappop(self._turns)
+    def by_age(self) -> Iterator[Entry]:
+        return iter(self._by_age)
+
+    def by_turns(self) -> Iterator[Entry]:
+        """The most urgent of whoever was served least, and so on, as if each that is given were served."""
+        turns = [(caller.served, name, iter(caller.ranked)) for name, caller in self._callers.items() if caller.entries]
+        heapq.heapify(turns)
+        while turns:
+            served, name, ranked = turns[0]
+            entry = next(ranked, None)
+            if entry is None:
+                heapq.heappop(turns)
+                continue
+            yield entry
+            heapq.heapreplace(turns, (served + entry.tokens, name, ranked))
 
     def tokens_ahead(self, name: str, rank: float, tokens: int) -> int:
-        """How many tokens are served before the last of so many new ones of this caller."""
+        """How many tokens run before the last of so many new ones of this caller: others get at most as many each."""
         caller = self._callers.get(name)
         own = caller.tokens_until(rank) if caller else 0
-        finish = max(caller.served if caller else 0.0, self._served) + own + tokens
-        others = (other for other_name, other in self._callers.items() if other_name != name and other.entries)
-        return own + sum(min(other.tokens, max(0, round(finish - other.served))) for other in others)
+        others = self.tokens - (caller.tokens if caller else 0)
+        count = self.active - (1 if caller and caller.entries else 0)
+        return own + min(others, count * (own + tokens))
 
     def tokens_of(self, name: str) -> int:
         return self._callers[name].tokens if name in self._callers else 0
-
-    def active(self) -> int:
-        """How many callers have something waiting."""
-        return sum(1 for caller in self._callers.values() if caller.entries)
 
     def _meet(self, name: str) -> _Caller:
         if len(self._callers) > _REMEMBERED:
@@ -147,7 +153,10 @@ class _Class:
         return caller
 
     def _count(self, entry: Entry, place: _Place, sign: int) -> None:
-        self._callers[entry.call.caller].count(entry, place.rank, sign)
+        caller = self._callers[entry.call.caller]
+        was_active = caller.entries > 0
+        caller.count(entry, place.rank, sign)
+        self.active += (caller.entries > 0) - was_active
         self.tokens += sign * entry.tokens
         self.entries += sign
 
@@ -171,7 +180,8 @@ class Waiting:
     @property
     def oldest(self) -> float | None:
         """When the oldest entry arrived."""
-        return min((members.oldest().arrived for members in self._busy().values()), default=None)
+        busy = (members for members in self._classes.values() if members.entries)
+        return min((members.oldest().arrived for members in busy), default=None)
 
     def add(self, entries: Sequence[Entry], token_s: float) -> None:
         """Append the entries of one call; its later ones count as later, by `token_s` seconds a token."""
@@ -189,26 +199,15 @@ class Waiting:
     def serve(self, entry: Entry) -> None:
         """Take one out because it runs: its caller has had a turn."""
         self.remove(entry)
-        members = self._classes[entry.call.priority]
-        members.had_turn(members.charge(entry, 1))
+        self._classes[entry.call.priority].charge(entry)
 
-    def take(self, patience: int, wanted: Callable[[Entry], bool]) -> list[Entry]:
-        """Serve the wanted ones among the next entries, in order; stop after so many that are not."""
-        taken: list[Entry] = []
-        passed: list[tuple[Entry, _Place]] = []
-        while len(passed) < patience and self._places:
-            entry = self._next()
-            place, members = self._places[entry], self._classes[entry.call.priority]
-            self.remove(entry)
-            before = members.charge(entry, 1)
-            if wanted(entry):
-                taken.append(entry)
-                members.had_turn(before)
-            else:
-                passed.append((entry, place))
-        for entry, place in passed:
-            self._stay(entry, place)
-        return taken
+    def ordered(self) -> Iterator[Entry]:
+        """What waits, in the order it would run if nobody else came; nothing may change meanwhile."""
+        busy = {priority: members for priority, members in self._classes.items() if members.entries}
+        if len(busy) == 1:
+            yield from next(iter(busy.values())).by_turns()
+        elif busy:
+            yield from _aged(busy)
 
     def tokens_ahead(self, priority: int, caller: str, rank: float, tokens: int) -> int:
         """How many waiting tokens run before the last of so many new ones of this caller."""
@@ -222,7 +221,7 @@ class Waiting:
 
     def callers(self) -> int:
         """How many callers have something waiting (in the class where most do)."""
-        return max((members.active() for members in self._classes.values()), default=0)
+        return max((members.active for members in self._classes.values()), default=0)
 
     def _insert(self, entry: Entry, place: _Place) -> None:
         priority = entry.call.priority
@@ -232,15 +231,31 @@ class Waiting:
         self._classes[priority].add(entry, place)
         self.load += entry.shape
 
-    def _stay(self, entry: Entry, place: _Place) -> None:
-        self._classes[entry.call.priority].charge(entry, -1)
-        self._insert(entry, place)
 
-    def _busy(self) -> dict[int, _Class]:
-        return {priority: members for priority, members in self._classes.items() if members.entries}
+def _aged(classes: dict[int, _Class]) -> Iterator[Entry]:
+    """The highest class by turns, but first whatever of a lower one is older by AGING_S a rank."""
+    given: set[Entry] = set()
+    by_age = {priority: _Unseen(members.by_age(), given) for priority, members in classes.items()}
+    by_turns = {priority: _Unseen(members.by_turns(), given) for priority, members in classes.items()}
+    while heads := {priority: entry for priority, ages in by_age.items() if (entry := ages.first()) is not None}:
+        chosen = min(heads, key=lambda priority: (heads[priority].arrived - priority * AGING_S, -priority))
+        urgent = by_turns[chosen].first() if chosen == max(heads) else heads[chosen]
+        entry = urgent or heads[chosen]
+        given.add(entry)
+        yield entry
 
-    def _next(self) -> Entry:
-        """The next of the highest class, unless the oldest of a lower one has aged past that class."""
-        busy = self._busy()
-        chosen = min(busy, key=lambda priority: (busy[priority].oldest().arrived - priority * AGING_S, -priority))
-        return busy[chosen].next() if chosen == max(busy) else busy[chosen].oldest()
+
+class _Unseen:
+    """Entries in some order, without those given already by another order."""
+
+    def __init__(self, entries: Iterator[Entry], given: set[Entry]) -> None:
+        self._entries = entries
+        self._given = given
+        self._head: Entry | None = None
+
+    def first(self) -> Entry | None:
+        while self._head is None or self._head in self._given:
+            self._head = next(self._entries, None)
+            if self._head is None:
+                return None
+        return self._head

@@ -14,7 +14,16 @@ def put(subject: Waiting, *calls: list[Entry]) -> None:
 
 
 def order(subject: Waiting) -> list[Entry]:
-    return subject.take(1, lambda item: True)
+    return list(subject.ordered())
+
+
+def serve(subject: Waiting, tokens: int) -> list[Entry]:
+    """Serve in order until so many tokens have been served."""
+    served: list[Entry] = []
+    while sum(item.tokens for item in served) < tokens:
+        served.append(next(iter(subject.ordered())))
+        subject.serve(served[-1])
+    return served
 
 
 def test_inside_a_caller_the_earliest_deadline_is_first() -> None:
@@ -58,7 +67,7 @@ def test_callers_take_turns_by_tokens() -> None:
 def test_a_newcomer_gets_no_credit_for_the_time_it_was_away() -> None:
     subject = Waiting()
     put(subject, entries(*[10] * 20, caller="old"))
-    subject.take(1, lambda item: len(subject) >= 10)
+    serve(subject, 100)
     put(subject, entries(*[10] * 5, caller="new"))
 
     callers = [item.call.caller for item in order(subject)]
@@ -69,13 +78,27 @@ def test_a_newcomer_gets_no_credit_for_the_time_it_was_away() -> None:
 def test_who_leaves_and_comes_back_is_not_first_again() -> None:
     subject = Waiting()
     put(subject, entries(*[10] * 10, caller="steady"), entries(50, caller="greedy"))
-    first = subject.take(1, lambda item: item.call.caller == "greedy")
+    served = serve(subject, 60)
     put(subject, entries(10, caller="greedy"))
 
     callers = [item.call.caller for item in order(subject)]
 
-    assert [item.call.caller for item in first] == ["greedy"]
+    assert {item.call.caller for item in served} == {"steady", "greedy"}
     assert callers.index("greedy") >= 4
+
+
+def test_looking_at_the_order_gives_nobody_a_turn() -> None:
+    subject = Waiting()
+    put(subject, entries(*[10] * 50, caller="flood"))
+    serve(subject, 20)
+    for _ in range(5):
+        order(subject)
+    put(subject, entries(*[10] * 2, caller="light", arrived=1.0))
+
+    callers = [item.call.caller for item in order(subject)]
+
+    assert callers[:2].count("light") >= 1
+    assert callers[:4].count("light") == 2
 
 
 def test_a_higher_class_goes_first() -> None:
@@ -93,27 +116,6 @@ def test_an_entry_that_waited_long_enough_overtakes_a_higher_class() -> None:
     put(subject, [low], [soon], [later])
 
     assert order(subject) == [soon, low, later]
-
-
-def test_what_is_not_wanted_stays_in_its_place() -> None:
-    subject = Waiting()
-    long, *short = entries(90, 10, 10, 10)
-    put(subject, [long, *short])
-
-    taken = subject.take(1, lambda item: item.tokens == 10)
-    left = subject.take(1, lambda item: True)
-
-    assert (taken, left) == ([], [long, *short])
-
-
-def test_patience_is_how_many_unwanted_ones_are_passed_over() -> None:
-    subject = Waiting()
-    put(subject, entries(90, 10, 90, 10, 90, 10))
-
-    taken = subject.take(2, lambda item: item.tokens == 10)
-
-    assert len(taken) == 1
-    assert len(subject) == 5
 
 
 def test_the_load_is_what_waits() -> None:
@@ -168,10 +170,12 @@ def test_nothing_is_lost_or_served_twice(script: list[tuple[str, int]], chance: 
             subject.remove(gone)
             inside.discard(gone)
         else:
-            taken = subject.take(5, lambda item, most=number: item.tokens <= most)
-            assert len(taken) == len(set(taken))
-            assert set(taken) <= inside
-            inside -= set(taken)
+            seen = order(subject)
+            assert len(seen) == len(set(seen))
+            assert set(seen) == inside
+            for item in [item for item in seen if item.tokens <= number]:
+                subject.serve(item)
+                inside.discard(item)
 
         assert len(subject) == len(inside)
         assert subject.load.tokens == sum(item.tokens for item in inside)

@@ -1,0 +1,1 @@
+"""Servers of others, started as their users start them."""

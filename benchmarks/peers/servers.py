@@ -1,0 +1,54 @@
+"""Start a server of somebody else's on one core, and stop it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from benchmarks.server import Process, free_ports, running
+from inference.config import default_cache_dir
+
+_HERE: Final = Path(__file__).parent
+_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+
+
+@contextmanager
+def plain(core: int, model: Path) -> Iterator[Process]:
+    """FastAPI and Transformers, a call at a time."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.peers.plain:app", "--port", str(port)]
+    with _started(core, [*command, "--log-level", "warning"], port, {"MODEL": str(model)}) as process:
+        yield process
+
+
+@contextmanager
+def infinity(core: int, model: Path) -> Iterator[Process]:
+    """infinity with its stock settings, torch on the CPU; its environment is made on first use."""
+    (port,) = free_ports(1)
+    command = [str(_environment("infinity") / "bin" / "infinity_emb"), "v2", "--model-id", str(model)]
+    command += ["--served-model-name", "default", "--engine", "torch", "--device", "cpu", "--port", str(port)]
+    with _started(core, [*command, "--url-prefix", "/v1"], port, {}, ready="/v1/models") as process:
+        yield process
+
+
+@contextmanager
+def _started(
+    core: int, command: Sequence[str], port: int, extra: Mapping[str, str], ready: str = "/readyz"
+) -> Iterator[Process]:
+    environment = {**os.environ, **_ONE_THREAD, **extra}
+    with running(core, command, environment=environment, port=port, ready=ready) as process:
+        yield process
+
+
+def _environment(name: str) -> Path:
+    folder = default_cache_dir() / "peers" / name
+    if not (folder / "done").exists():
+        sys.stderr.write(f"making the environment of {name} in {folder}\n")
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "-r", str(_HERE / f"{name}.txt")]
+        subprocess.run(pip, check=True)
+        (folder / "done").touch()
+    return folder
