@@ -72,12 +72,12 @@ def timeout_s(request: Request, deadlines: DeadlineConfig) -> float:
     return int(told[:10]) / 1000
 
 
-def priority(request: Request) -> int:
-    """Return the call's class: 0, or what its header says; higher runs earlier."""
+def priority(request: Request, most: int) -> int:
+    """Return the call's class: 0, or what its header says, up to the highest that anybody gets; higher runs earlier."""
     told = request.headers.get(PRIORITY_HEADER, "0")
     if not _PRIORITY.fullmatch(told):
         raise HttpFault(400, "invalid_request", "must be a whole number from -9 to 9", "X-Request-Priority")
-    return int(told)
+    return min(int(told), most)
 
 
 def caller(request: Request) -> str:

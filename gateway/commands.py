@@ -44,6 +44,9 @@ def serve(arguments: Sequence[str]) -> int:
 
 def profile(arguments: Sequence[str]) -> int:
     """Load the models as `serve` would, and print what they can do on this device."""
+    if {"-h", "--help"} & set(arguments):
+        print(config.usage())
+        return 0
     try:
         settings = config.load(arguments, os.environ)
     except SettingsError as err:

@@ -47,6 +47,7 @@ class HttpConfig:
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
     allow_anonymous: bool = False
+    max_priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

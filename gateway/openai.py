@@ -129,7 +129,7 @@ class OpenAI:
             dimensions=body.dimensions,
             truncate=body.truncate,
             caller=caller(request),
-            priority=priority(request),
+            priority=priority(request, self._settings.http.max_priority),
         )
         exchange = exchange_of(request.scope)
         exchange.model = self._served(body.model)
@@ -178,6 +178,8 @@ def _inputs(told: str | list[Any]) -> Inputs:
 
 
 def _refuse_mixture(items: list[Any], kind: type) -> None:
+    if set(map(type, items)) == {kind}:
+        return
     odd = next((index for index, item in enumerate(items) if not isinstance(item, kind)), None)
     if odd is not None:
         message = f"is of another kind than input[0]: give texts, token ids, or lists of token ids ({kind.__name__})"

@@ -149,6 +149,7 @@ KEYS = (
     Key("port", "http.port", PORT, "Port of the API; 0 takes any free one"),
     Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),
     Key("allow-anonymous", "http.allow_anonymous", BOOLEAN, "Answer callers without a key on any address"),
+    Key("max-priority", "http.max_priority", _whole("", -9, 9), "Highest class a call may ask for; lower is free"),
     Key("max-body-bytes", "http.max_body_bytes", _whole(" of bytes", 1, 1 << 40), "Largest body of a call"),
     Key("header-timeout", "http.header_timeout_s", SECONDS, "How long a call's head may take to arrive"),
     Key("body-timeout", "http.body_timeout_s", SECONDS, "How long a call's body may take to arrive"),

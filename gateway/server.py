@@ -64,6 +64,8 @@ async def run(
     starting = asyncio.create_task(lifecycle.start())
     stopping = asyncio.create_task(signals.first.wait())
     await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        serving.result()
     if not starting.done():
         _log.warning("stopped while starting")
         return 0  # nothing was taken

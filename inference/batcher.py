@@ -17,7 +17,7 @@ from inference.config import Limits
 from inference.errors import DeadlineExceeded, DeviceLost, InferenceError, Overloaded, RuntimeFailed, Unavailable
 from inference.reply import Pending
 from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Row, RowFailed, Timings
-from inference.reuse import Reuse, ReuseStatistics
+from inference.reuse import Plan, Reuse, ReuseStatistics
 from inference.runtime import Runtime
 from inference.scheduler import Decision, DeviceState, Refused, Scheduler, SchedulerStatistics, Work
 
@@ -68,9 +68,10 @@ class _DeviceThread:
         return DeviceStatistics(self.state.name, not self.failed, self.is_stuck(limits, now), self.batches)
 
     def is_stuck(self, limits: Limits, now: float) -> bool:
-        if self.running is None:
+        running = self.running
+        if running is None:
             return False
-        batch, since = self.running
+        batch, since = running
         return now - since > max(limits.stuck_after_s, _STUCK_FACTOR * batch.predicted_s)
 
 
@@ -115,10 +116,7 @@ class Batcher:
         """Run a call: admitted whole or refused whole, and over at its deadline whatever the device does."""
         pending = Pending(asyncio.get_running_loop(), len(call.requests))
         now = self._clock()
-        plan = self._reuse.plan(call, pending)
-        entries = [Entry(flight.request, call, flight, now) for flight in plan.fresh]
-        self._enqueue(entries, now)
-        self._reuse.begin(plan, entries, call.deadline)
+        plan = self._admit(call, pending, now)
         self._pending.add(pending)
         self._idle.clear()
         try:
@@ -174,18 +172,22 @@ class Batcher:
         devices = tuple(device.statistics(self._limits, now) for device in self._devices)
         return BatcherStatistics(waiting, devices, len(self._pending), self._reuse.statistics())
 
-    def _enqueue(self, entries: Sequence[Entry], now: float) -> None:
+    def _admit(self, call: Call, pending: Pending, now: float) -> Plan:
+        """Take a call in: seats in what is under way, entries for the rest; all of it under the lock, or nothing."""
+        keys = self._reuse.keys(call)
         with self._changed:
             if self._lost is not None:
                 raise self._lost
             if self._closing:
                 raise Unavailable("shutting down")
-            if not entries:  # all of it is in flight or kept
-                return
-            refused = self._scheduler.add(entries, now)
+            plan = self._reuse.plan(call, keys, pending, self._scheduler.holds)
+            entries = [Entry(flight.request, call, flight, now) for flight in plan.fresh]
+            refused = self._scheduler.add(entries, now) if entries else None
             if refused is not None:
                 raise Overloaded(refused.reason, refused.retry_after_s)
-            self._changed.notify()
+            self._reuse.begin(plan, entries, call.deadline)
+            self._changed.notify_all()
+        return plan
 
     def _forget(self, pending: Pending, unwanted: Sequence[Entry]) -> None:
         self._pending.discard(pending)
@@ -206,8 +208,7 @@ class Batcher:
 
     def _serve(self, device: _DeviceThread) -> None:
         while (decision := self._next(device)) is not None:
-            late = DeadlineExceeded("the deadline passed while the call waited")
-            self._deliver([(entry, late) for entry in decision.expired])
+            self._give_up(decision.expired)
             if decision.batch is not None:
                 self._run(device, decision.batch)
 
@@ -224,6 +225,7 @@ class Batcher:
 
     def _run(self, device: _DeviceThread, batch: Batch) -> None:
         """Run a batch; of one that fails, its halves and theirs, until only the guilty have failed."""
+        self._observer(Dispatched(batch.model, tuple(self._clock() - entry.arrived for entry in batch.entries)))
         parts = [batch]
         while parts:
             part = parts.pop()
@@ -234,18 +236,20 @@ class Batcher:
                 self._deliver([(part.entries[0], error)])
                 continue
             with self._changed:
-                parts += reversed(self._scheduler.split(part, self._clock()))
+                halves, late = self._scheduler.split(part, self._clock())
+            self._give_up(late)
+            parts += reversed(halves)
 
     def _attempt(self, device: _DeviceThread, batch: Batch) -> RuntimeFailed | None:
         """Run a batch once and deliver its answers, or return why it failed."""
         started = self._clock()
         device.running = (batch, started)
-        self._observer(Dispatched(batch.model, tuple(started - entry.arrived for entry in batch.entries)))
         error: RuntimeFailed | None = None
         try:
             outcomes = device.runtimes[batch.model].launch(batch).wait()
         except RuntimeFailed as failure:
-            error = failure.with_traceback(None)  # its frames would hold the batch's tensors
+            error = failure.with_traceback(None)  # its frames, and those of its causes, hold the batch's tensors
+            error.__cause__ = error.__context__ = None
         now = self._clock()
         device.running = None
         device.batches += 1
@@ -256,6 +260,10 @@ class Batcher:
             self._scheduler.finished(batch, report, now)
         self._observer(report)
         return error
+
+    def _give_up(self, late: Sequence[Entry]) -> None:
+        error = DeadlineExceeded("the deadline passed while the call waited")
+        self._deliver([(entry, error) for entry in late])
 
     def _mourn(self, error: InferenceError) -> None:
         self._dead.set()

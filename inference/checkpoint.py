@@ -24,7 +24,7 @@ Read = TypeVar("Read")
 
 _UNSAFE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".so", ".h5", ".msgpack"})
 _CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"})
-_ATTENTION = frozenset({None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
+_ATTENTION = frozenset({"None", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _POOLING_KEYS: Mapping[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
@@ -50,7 +50,6 @@ class Checkpoint:
     name: str
     path: Path
     revision: str | None
-    model_type: str
     saved_dtype: str | None  # as in config.json
     pooling: Pooling = "mean"
     normalise: bool = True
@@ -87,6 +86,7 @@ def read_checkpoint(name: str, path: Path, revision: str | None = None) -> Check
     config = _read_json(path / "config.json", dict)
     for file in sorted(path.glob("*.json")):
         _refuse_code(name, file)
+    _refuse_other_weights(name, path)
     _refuse_other_tasks(name, path, config)
     parts = _modules(name, path)
     limits = _read_json(path / "sentence_bert_config.json", dict, optional=True)
@@ -94,7 +94,6 @@ def read_checkpoint(name: str, path: Path, revision: str | None = None) -> Check
         name=name,
         path=path,
         revision=revision,
-        model_type=str(config.get("model_type", "")),
         saved_dtype=config.get("dtype") or config.get("torch_dtype"),
         pooling=_pooling(name, path / parts["Pooling"]) if "Pooling" in parts else "mean",
         normalise="Normalize" in parts or not parts,
@@ -123,10 +122,18 @@ def _refuse_unsafe_files(name: str, path: Path) -> None:
         raise CannotServe(f"model {name}: no model.safetensors in {path}")
 
 
+def _refuse_other_weights(name: str, path: Path) -> None:
+    index = _read_json(path / "model.safetensors.index.json", dict, optional=True)
+    weights = index.get("weight_map", {})
+    for file in set(weights.values()) if isinstance(weights, dict) else {weights}:
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise CannotServe(f"model {name}: its index names {file!r}: only safetensors beside it are loaded")
+
+
 def _refuse_code(name: str, file: Path) -> None:
     for key, value in _pairs(_read_json(file, object)):
         is_code = key in _CODE_KEYS and value
-        is_kernel = key.endswith("attn_implementation") and value not in _ATTENTION
+        is_kernel = key.endswith("attn_implementation") and str(value) not in _ATTENTION
         if is_code or is_kernel or key.endswith("_implementation_internal"):
             raise CannotServe(f'model {name}: {file} has "{key}", which can run code or load other files: remove it')
 
@@ -145,6 +152,9 @@ def _modules(name: str, path: Path) -> dict[str, str]:
     except (TypeError, KeyError):
         raise CannotServe(f"{path / 'modules.json'} is not a list of parts with type and path") from None
     unknown = sorted(parts.keys() - {"Transformer", "Pooling", "Normalize"})
+    outside = [part for part in parts.values() if part.startswith("/") or ".." in Path(part).parts]
+    if outside:
+        raise CannotServe(f"model {name}: modules.json names {outside[0]!r}, which is not in the folder")
     if unknown:
         raise CannotServe(f"model {name}: its part {unknown[0]} in modules.json is not supported")
     return parts

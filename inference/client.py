@@ -7,14 +7,14 @@ answer. Knows no HTTP and no tensor; the engine behind it may be in this process
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from inference.config import Limits
-from inference.errors import DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
+from inference.errors import DeadlineExceeded, DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
 from inference.request import Call, Request, Result, Row, Shape, Tokens
 from inference.scheduler import Work
 from inference.tokenizer import TextTokenizer
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from inference.batcher import BatcherStatistics
     from inference.engine import Engine, ServedModel
 
+_ON_THE_LOOP_TEXTS: Final = 64
 _ON_THE_LOOP_BYTES: Final = 2000  # shorter texts are tokenised at once: a thread's round trip costs more
 _FIRST_TOKENS_PER_BYTE: Final = 0.05  # before anything was learned: English has 0.2 to 0.25
 
@@ -134,7 +135,11 @@ class Client:
         _check_items(ask.inputs, self._limits.max_items)
         deadline = started + ask.timeout_s
         self._first_gate(served, ask, deadline)
-        tokens = await self._tokenise(served, ask)
+        try:
+            async with asyncio.timeout(ask.timeout_s):
+                tokens = await self._tokenise(served, ask)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while the text was tokenised") from None
         total = _check_total(tokens, ask.inputs, self._limits.max_waiting_tokens)
         requests = [Request(served.model.name, ids) for ids in tokens]
         tokenise_s = self._clock() - started
@@ -165,10 +170,10 @@ class Client:
         truncate = ask.truncate or self._auto_truncate
         texts = [item for item in ask.inputs.items if isinstance(item, str)]
         if not texts:
-            tokens = [_checked_ids(ids, ask.inputs.name(i), served.model) for i, ids in enumerate(ask.inputs.items)]
-            if truncate:
-                tokens = [ids[: served.model.max_length] for ids in tokens]
-        elif sum(map(len, texts)) < _ON_THE_LOOP_BYTES:
+            lists = [item[: served.model.max_length] for item in ask.inputs.items] if truncate else ask.inputs.items
+            _check_lengths(lists, ask.inputs, served.model.max_length)
+            return [_checked_ids(ids, ask.inputs.name(i), served.model) for i, ids in enumerate(lists)]
+        if len(texts) <= _ON_THE_LOOP_TEXTS and sum(map(len, texts)) < _ON_THE_LOOP_BYTES:
             tokens = served.encode(texts, truncate)
         else:
             tokens = await asyncio.to_thread(served.encode, texts, truncate)
@@ -222,11 +227,11 @@ def _checked_ids(ids: object, name: str, model: "ServedModel") -> Tokens:
     return array.astype(np.int32)
 
 
-def _check_lengths(tokens: Sequence[Tokens], inputs: Inputs, most: int) -> None:
+def _check_lengths(tokens: Sequence[Sized], inputs: Inputs, most: int) -> None:
     for index, ids in enumerate(tokens):
         if len(ids) > most:
             raise InvalidRequest(
-                f'has {len(ids)} tokens, the model reads at most {most}: shorten it, or send "truncate": true',
+                f'has more than the {most} tokens that the model reads: shorten it, or send "truncate": true',
                 inputs.name(index),
             )
         if len(ids) == 0:

@@ -19,6 +19,7 @@ _SCALES = (1.0, 1e3, 1e1, 1e5)  # keeps the normal equations well conditioned
 _FORGETTING = 0.99  # a batch counts half after 69 others
 _GUESSED = (Shape(1, 1, 1), Shape(1000, 1, 10**6), Shape(1000, 1000, 1000))
 _GUESS_WEIGHT = 1e-4  # of an observation: decides only what no batch has told yet
+_ANCHOR = 0.02  # part of what warm-up taught that stays
 _RIDGE = 1e-9  # keeps the equations solvable while batches all look alike
 _TRUSTED_AFTER = 8  # observations before outliers are clipped
 _ERRORS_KEPT = 256
@@ -45,6 +46,8 @@ class CostModel:
         """Start with a guess: warm-up replaces it before the first call."""
         self._normal = [[0.0] * _FEATURES for _ in range(_FEATURES)]
         self._moment = [0.0] * _FEATURES
+        self._anchor = [[0.0] * _FEATURES for _ in range(_FEATURES)]
+        self._anchor_moment = [0.0] * _FEATURES
         self.curve = _GUESS
         self._observed = 0
         self._errors: deque[float] = deque(maxlen=_ERRORS_KEPT)
@@ -84,6 +87,11 @@ class CostModel:
         self._count(shape, seconds, 1.0)
         self._solve()
 
+    def settle(self) -> None:
+        """End warm-up: what was learned so far is never forgotten altogether, however one-sided the calls are."""
+        self._anchor = [[_ANCHOR * value for value in row] for row in self._normal]
+        self._anchor_moment = [_ANCHOR * value for value in self._moment]
+
     def _scale_guess(self, factor: float) -> None:
         """Keep the guess's proportions, at the speed of the first batch, for what no batch has told yet."""
         for shape in _GUESSED:
@@ -93,9 +101,11 @@ class CostModel:
         x = _features(shape)
         weight = trust / max(seconds, 1e-6) ** 2  # squares of relative errors
         for i in range(_FEATURES):
-            self._moment[i] = _FORGETTING * self._moment[i] + weight * seconds * x[i]
+            kept = (1 - _FORGETTING) * self._anchor_moment[i]
+            self._moment[i] = _FORGETTING * self._moment[i] + kept + weight * seconds * x[i]
             for j in range(_FEATURES):
-                self._normal[i][j] = _FORGETTING * self._normal[i][j] + weight * x[i] * x[j]
+                kept = (1 - _FORGETTING) * self._anchor[i][j]
+                self._normal[i][j] = _FORGETTING * self._normal[i][j] + kept + weight * x[i] * x[j]
 
     def _solve(self) -> None:
         active = list(range(_FEATURES))

@@ -91,11 +91,19 @@ class Encoder:
 
     def _packed(self, sequences: Sequence[Tokens]) -> torch.Tensor:
         runs = layout([len(tokens) for tokens in sequences])
-        positions = np.concatenate([np.arange(len(tokens)) for tokens in sequences]) + self._offset
+        positions = np.concatenate([self._positions(tokens) for tokens in sequences])
         inputs = {"input_ids": self._place(np.concatenate(sequences)), "position_ids": self._place(positions)}
         with packed_as(runs):
             hidden = self._forward(inputs)  # [1, tokens, hidden]
         return self._head(hidden[0], runs)
+
+    def _positions(self, tokens: Tokens) -> np.ndarray[Any, Any]:
+        """Positions of one sequence; models that count from the padding id on do not count padding ids."""
+        if self._offset == 0:
+            return np.arange(len(tokens))
+        real = tokens != self._offset - 1
+        positions: np.ndarray[Any, Any] = np.cumsum(real) * real + self._offset - 1
+        return positions
 
     def _padded(self, sequences: Sequence[Tokens]) -> torch.Tensor:
         lengths = np.array([len(tokens) for tokens in sequences])
@@ -166,12 +174,13 @@ def _load(checkpoint: Checkpoint, device: Device, dtype: torch.dtype) -> PreTrai
                 local_files_only=True,
                 output_loading_info=True,
             )
+            model = model.eval().to(device.place)
     except InferenceError as err:
         raise CannotServe(f"model {checkpoint.name}: {err}") from err
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(_UNUSED_WEIGHTS))
     if missing:
         raise CannotServe(f"model {checkpoint.name}: the weights lack {missing[0]} and {len(missing) - 1} more")
-    loaded: PreTrainedModel = model.eval().to(device.place)
+    loaded: PreTrainedModel = model
     return loaded
 
 

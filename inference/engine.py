@@ -12,7 +12,7 @@ from inference.config import EngineConfig
 from inference.cost import CostModel
 from inference.device import Device, choose_dtype, open_device
 from inference.encoder import Encoder, load_encoder
-from inference.errors import CannotServe, Unavailable
+from inference.errors import CannotServe, DeviceLost, RuntimeFailed, Unavailable
 from inference.profile import Profile, measure, rehearse
 from inference.request import Call, Result
 from inference.scheduler import Lane, Refused, Scheduler, Work
@@ -80,7 +80,10 @@ class Engine:
         models, runtimes, lanes = {}, {}, {}
         for checkpoint in open_checkpoints(self._config):
             name = checkpoint.name
-            models[name], runtimes[name], lanes[name] = self._load(checkpoint, device, limits.max_batch_tokens)
+            try:
+                models[name], runtimes[name], lanes[name] = self._load(checkpoint, device, limits.max_batch_tokens)
+            except (RuntimeFailed, DeviceLost) as err:
+                raise CannotServe(f"model {name} fails on {device.name}: {err}") from err
         self._batcher = Batcher(
             Scheduler(limits, lanes), {device.name: runtimes}, limits, clock=self._clock, observer=self._observer
         )
@@ -127,7 +130,10 @@ class Engine:
 
     def abandon(self) -> int:
         """Fail every call that is not answered yet; returns how many."""
-        return 0 if self._batcher is None else self._batcher.abandon(Unavailable("shutting down"))
+        if self._batcher is None:
+            return 0
+        self._batcher.close()  # what comes later is refused, not forgotten
+        return self._batcher.abandon(Unavailable("shutting down"))
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Refuse new calls and stop the device threads (blocking)."""
@@ -177,6 +183,7 @@ class Engine:
             shape = lane.shape(lengths)
             rehearse(name, lengths, shape, encoder)
             lane.cost.observe(shape, rehearse(name, lengths, shape, encoder))
+        lane.cost.settle()
         self._progress(Progress(name, "warm up", len(plans), len(plans)))
 
 

@@ -1,8 +1,8 @@
 """
 Same work once: identical inputs in flight share one computation, and finished answers may be kept.
 
-Keyed by caller too, so that nobody learns from a fast answer what others asked. An input that failed
-the model by itself is not tried again for a while. Lives on the event loop alone.
+Keyed by caller too, so that nobody learns from a fast answer what others asked. An input that fails the
+model twice by itself is not tried again for a while. Lives on the event loop alone.
 """
 
 import hashlib
@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from inference.errors import InferenceError, RuntimeFailed
+from inference.errors import InferenceError, OutOfMemory, RuntimeFailed
 from inference.reply import Pending, Slot
 from inference.request import Call, Entry, Request, Result, Timings
 
 _BOOKKEEPING_BYTES: Final = 300  # of a kept answer, beside its numbers
-_MOST_POISONS: Final = 10_000
+_MOST_FAILURES: Final = 10_000  # inputs that are remembered
+_TIMES_TO_QUARANTINE: Final = 2  # once may have been the device
 
 Key = tuple[str, bytes]
 """Caller, and a digest of the input."""
@@ -52,7 +53,8 @@ class Flight:
 
     def serves(self, call: Call) -> bool:
         """Whether its entry is at least as urgent as the call."""
-        return self.entry is not None and self.entry.call.priority >= call.priority
+        entry = self.entry
+        return entry is not None and entry.call.priority >= call.priority and entry.deadline <= call.deadline
 
     def board(self, slot: Slot, deadline: float) -> None:
         """Let one more wait; the entry is not given up before the last of them would give up."""
@@ -62,13 +64,20 @@ class Flight:
 
 
 @dataclass(frozen=True, slots=True)
+class _Failure:
+    """How often an input failed by itself, and until when that counts."""
+
+    times: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReuseStatistics:
     """What needed no work of its own."""
 
     joined: int  # inputs that shared the computation of another
     kept: int  # inputs answered from kept answers
     kept_bytes: int
-    quarantined: int  # inputs not tried again now
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +100,27 @@ class Reuse:
         self._flights: dict[Key, Flight] = {}
         self._kept: OrderedDict[Key, Result] = OrderedDict()
         self._kept_bytes = 0
-        self._poisons: OrderedDict[bytes, float] = OrderedDict()  # -> when it may be tried again
+        self._failures: OrderedDict[Key, _Failure] = OrderedDict()
         self._joined = self._answered = 0
 
-    def plan(self, call: Call, pending: Pending) -> Plan:
-        """Sort a call's requests; changes nothing. Raises RuntimeFailed for an input in quarantine."""
+    def keys(self, call: Call) -> list[Key]:
+        """Name each input of a call; raises RuntimeFailed for one in quarantine."""
+        keys = [(call.caller, digest(request)) for request in call.requests]
+        for key in keys:
+            self._refuse_poison(key)
+        return keys
+
+    def plan(self, call: Call, keys: Sequence[Key], pending: Pending, holds: Callable[[Entry], bool]) -> Plan:
+        """Sort a call's requests; changes nothing. Only flights whose entry is held still are joined."""
         plan = Plan([], [], [])
         own: dict[Key, Flight] = {}
-        for index, request in enumerate(call.requests):
-            key, slot = (call.caller, digest(request)), Slot(pending, index)
-            self._refuse_poison(key[1])
+        for index, (key, request) in enumerate(zip(keys, call.requests, strict=True)):
+            slot = Slot(pending, index)
             if key in self._kept:
                 plan.kept.append((slot, self._kept[key]))
                 continue
-            flight = own.get(key) or self._flights.get(key)
-            if flight is None or (key not in own and not flight.serves(call)):
+            flight = own.get(key) or self._joinable(key, call, holds)
+            if flight is None:
                 flight = own[key] = Flight(key, request, self)
                 plan.fresh.append(flight)
             plan.seats.append((flight, slot))
@@ -134,7 +149,7 @@ class Reuse:
 
     def statistics(self) -> ReuseStatistics:
         """Take a snapshot."""
-        return ReuseStatistics(self._joined, self._answered, self._kept_bytes, len(self._poisons))
+        return ReuseStatistics(self._joined, self._answered, self._kept_bytes)
 
     def landed(self, flight: Flight, result: Result) -> None:
         """Close a flight, and keep its answer while there is room."""
@@ -149,19 +164,30 @@ class Reuse:
             self._kept_bytes -= oldest.row.nbytes + _BOOKKEEPING_BYTES
 
     def failed(self, flight: Flight, error: InferenceError) -> None:
-        """Close a flight; an input that failed the model goes into quarantine."""
+        """Close a flight; an input that fails the model twice, by itself, goes into quarantine."""
         self._close(flight)
-        if isinstance(error, RuntimeFailed):
-            self._poisons[flight.key[1]] = self._clock() + self._quarantine_s
-            if len(self._poisons) > _MOST_POISONS:
-                self._poisons.popitem(last=False)
+        if not isinstance(error, RuntimeFailed) or isinstance(error, OutOfMemory):
+            return  # no fault of the input, or one that less company may cure
+        before = self._failures.pop(flight.key, None)
+        times = 1 + (before.times if before and before.until > self._clock() else 0)
+        self._failures[flight.key] = _Failure(times, self._clock() + self._quarantine_s)
+        if len(self._failures) > _MOST_FAILURES:
+            self._failures.popitem(last=False)
 
-    def _refuse_poison(self, name: bytes) -> None:
-        until = self._poisons.get(name)
-        if until is not None and until > self._clock():
-            raise RuntimeFailed("this input failed the model a moment ago")
-        if until is not None:
-            del self._poisons[name]
+    def _joinable(self, key: Key, call: Call, holds: Callable[[Entry], bool]) -> Flight | None:
+        flight = self._flights.get(key)
+        if flight is None or flight.entry is None or not holds(flight.entry):
+            return None
+        return flight if flight.serves(call) else None
+
+    def _refuse_poison(self, key: Key) -> None:
+        failure = self._failures.get(key)
+        if failure is None:
+            return
+        if failure.until <= self._clock():
+            del self._failures[key]
+        elif failure.times >= _TIMES_TO_QUARANTINE:
+            raise RuntimeFailed("this input failed the model again and again, a moment ago")
 
     def _close(self, flight: Flight) -> None:
         if self._flights.get(flight.key) is flight:

@@ -19,7 +19,9 @@ from inference.waiting import Waiting
 _PATIENCE: Final = 16  # entries that do not fit are passed over so often before a packed batch closes
 _WORTHWHILE: Final = 8.0  # a batch may take so many times its base cost, whatever the cap on its time
 _CAP_AFTER_OOM: Final = 0.7  # of the tokens that did not fit
-_CAP_GROWTH: Final = 1.01  # a batch that fits
+_CAP_GROWTH: Final = 1.01  # a batch that fits and is nearly as large
+_NEARLY_FULL: Final = 0.8
+_HARD_LIMIT: Final = 2  # times max_waiting_tokens: more waits for nobody, whatever their share
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Scheduler:
         self._limits = limits
         self._lanes = lanes
         self._running: dict[Batch, float] = {}  # -> when it is predicted to finish
+        self._held: set[Entry] = set()  # what waits or runs
         self._served_s = 0.0  # of the lane whose turn was last
 
     def add(self, entries: Sequence[Entry], now: float) -> Refused | None:
@@ -126,6 +129,7 @@ class Scheduler:
         lane = self._lanes[model]
         if not lane.waiting:
             lane.served_s = max(lane.served_s, self._served_s)
+        self._held.update(entries)
         lane.waiting.add(entries, lane.seconds(shape, self._limits) / shape.tokens)
         return None
 
@@ -136,9 +140,10 @@ class Scheduler:
             return None
         lane = self._lanes[work.model]
         wait_s = self._ahead_s(lane, work, now) + lane.seconds(work.shape, self._limits)
-        finish = now + wait_s + self._rounding_s(lane, wait_s)
+        finish = now + max(wait_s + self._rounding_s(lane, wait_s), self._next_batch_s(lane, work, now))
         excess = waiting + work.shape.tokens - self._limits.max_waiting_tokens
-        if excess > 0 and self._is_over_its_share(lane, work):
+        hard = (_HARD_LIMIT - 1) * self._limits.max_waiting_tokens
+        if excess > hard or (excess > 0 and self._is_over_its_share(lane, work)):
             return Refused("queue full", (finish - now) * min(1.0, excess / max(waiting, 1)))
         if finish > work.deadline:
             return Refused("deadline out of reach", finish - work.deadline)
@@ -151,6 +156,7 @@ class Scheduler:
             return Decision()
         lane = min(busy, key=lambda lane: (lane.served_s, lane.waiting.oldest))
         chosen, expired = self._in_order(lane, now) if lane.packed else self._by_length(lane, now)
+        self._held.difference_update(expired)
         for entry in expired:
             lane.waiting.remove(entry)
         for entry in chosen:
@@ -162,22 +168,31 @@ class Scheduler:
         lane.served_s += batch.predicted_s
         return Decision(batch, tuple(expired))
 
-    def split(self, batch: Batch, now: float) -> tuple[Batch, ...]:
-        """Cut a batch that failed in two, without what is too late by now; each part runs next."""
+    def holds(self, entry: Entry) -> bool:
+        """Whether an entry waits or runs: only then may others wait for it too."""
+        return entry in self._held
+
+    def split(self, batch: Batch, now: float) -> tuple[tuple[Batch, ...], list[Entry]]:
+        """Cut a batch that failed in two, each to run next; what is too late by now comes back apart."""
         lane = self._lanes[batch.model]
+        late = [entry for entry in batch.entries if entry.deadline <= now]
         alive = [entry for entry in batch.entries if entry.deadline > now]
+        self._held.difference_update(late)
         half = (len(alive) + 1) // 2
-        return tuple(self._batch(lane, part, now) for part in (alive[:half], alive[half:]) if part)
+        return tuple(self._batch(lane, part, now) for part in (alive[:half], alive[half:]) if part), late
 
     def finished(self, batch: Batch, report: Report, now: float) -> None:
         """Learn from a batch that ran."""
         del self._running[batch]
         lane = self._lanes[batch.model]
+        if report.error is None or len(batch.entries) == 1:
+            self._held.difference_update(batch.entries)
         if report.error == "OutOfMemory":
             lane.fits = max(1.0, _CAP_AFTER_OOM * min(lane.fits, batch.shape.tokens))
         if report.error is not None:
             return
-        lane.fits = max(lane.fits * _CAP_GROWTH, batch.shape.tokens)
+        if batch.shape.tokens > _NEARLY_FULL * lane.cap_tokens(self._limits):
+            lane.fits *= _CAP_GROWTH
         lane.cost.observe(batch.shape, report.device_s)
         lane.padding += 0.1 * (report.padded_tokens / report.tokens - lane.padding)
 
@@ -186,6 +201,7 @@ class Scheduler:
         waiting = self._lanes[entry.model].waiting
         if entry in waiting:
             waiting.remove(entry)
+            self._held.discard(entry)
 
     def statistics(self, now: float) -> SchedulerStatistics:
         """Take a snapshot of what waits."""
@@ -196,17 +212,28 @@ class Scheduler:
     def _ahead_s(self, lane: Lane, work: Work, now: float) -> float:
         """Seconds until the first token of this work runs, if nobody else comes."""
         limits = self._limits
-        running = sum(max(0.0, finish - now) for finish in self._running.values())
         ahead = lane.waiting.tokens_ahead(work.priority, work.caller, work.deadline, work.shape.tokens)
         own_s = lane.seconds(_share(lane.waiting.load, ahead), limits)
         turns_s = own_s + lane.seconds(work.shape, limits)  # other models get at most as much meanwhile
         others = [other for other in self._lanes.values() if other is not lane]
-        return running + own_s + sum(min(turns_s, other.seconds(other.waiting.load, limits)) for other in others)
+        return (
+            self._running_s(now)
+            + own_s
+            + sum(min(turns_s, other.seconds(other.waiting.load, limits)) for other in others)
+        )
 
     def _rounding_s(self, lane: Lane, wait_s: float) -> float:
         """Half a full batch, where more than one must run: an answer comes at the end of its batch."""
         full_s = self._batch_s(lane, lane.cap_tokens(self._limits))
         return full_s / 2 if wait_s > full_s else 0.0
+
+    def _next_batch_s(self, lane: Lane, work: Work, now: float) -> float:
+        """When the very next batch answers, at the earliest: `decide` gives up what cannot wait for it."""
+        tokens = min(lane.waiting.load.tokens + work.shape.tokens, lane.cap_tokens(self._limits))
+        return self._running_s(now) + self._batch_s(lane, tokens)
+
+    def _running_s(self, now: float) -> float:
+        return sum(max(0.0, finish - now) for finish in self._running.values())
 
     def _batch_s(self, lane: Lane, tokens: float) -> float:
         """How long a batch of so many tokens takes, made of what waits, within the cap on its time."""
@@ -250,7 +277,7 @@ class Scheduler:
             lost = {entry for entry in window if entry.deadline < due}
             if not lost:
                 return chosen, late
-            late += lost
+            late += [entry for entry in window if entry in lost]
             window = [entry for entry in window if entry not in lost]
         return _with_last_hope([], late, len(lane.waiting), now)
 

@@ -43,7 +43,9 @@ class _Heap:
         return self._items[0][2]
 
     def __iter__(self) -> Iterator[Entry]:
-        """Those that are alive, in order; changes nothing."""
+        """Those that are alive, in order; none of them is removed."""
+        while self._items and self._items[0][2] not in self._alive:
+            heapq.heappop(self._items)
         frontier = [(self._items[0], 0)] if self._items else []
         while frontier:
             (_, _, entry), index = heapq.heappop(frontier)
@@ -233,14 +235,13 @@ class Waiting:
 
 
 def _aged(classes: dict[int, _Class]) -> Iterator[Entry]:
-    """The highest class by turns, but first whatever of a lower one is older by AGING_S a rank."""
+    """Each class by turns; which class is next is told by the age of its oldest, a rank counting as AGING_S."""
     given: set[Entry] = set()
     by_age = {priority: _Unseen(members.by_age(), given) for priority, members in classes.items()}
     by_turns = {priority: _Unseen(members.by_turns(), given) for priority, members in classes.items()}
     while heads := {priority: entry for priority, ages in by_age.items() if (entry := ages.first()) is not None}:
         chosen = min(heads, key=lambda priority: (heads[priority].arrived - priority * AGING_S, -priority))
-        urgent = by_turns[chosen].first() if chosen == max(heads) else heads[chosen]
-        entry = urgent or heads[chosen]
+        entry = by_turns[chosen].first() or heads[chosen]
         given.add(entry)
         yield entry
 

@@ -423,6 +423,7 @@ values: dict[str, st.SearchStrategy[object]] = {
     "threads": st.integers(0, 64),
     "max-batch-tokens": st.integers(0, 10**6),
     "max-waiting-tokens": st.integers(0, 10**7),
+    "max-priority": st.integers(-9, 9),
     "batch-share": st.floats(0.01, 1),
     "cache-bytes": st.integers(0, 10**9),
     "max-items": st.integers(1, 4096),

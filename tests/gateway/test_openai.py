@@ -5,7 +5,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from gateway.config import Settings
+from gateway.config import HttpConfig, Settings
 from inference import EngineConfig, Limits
 from tests.gateway.fakes import HIDDEN, MODEL, VOCABULARY, FakeEngine, ready, vector
 
@@ -313,11 +313,18 @@ async def test_the_models_are_listed() -> None:
 
 @pytest.mark.parametrize(("told", "priority"), [(None, 0), ("0", 0), ("9", 9), ("-9", -9), ("-0", 0)])
 async def test_the_priority_is_what_the_header_says(told: str | None, priority: int) -> None:
-    async with ready() as subject:
+    async with ready(settings=Settings(http=HttpConfig(max_priority=9))) as subject:
         headers = {} if told is None else {"x-request-priority": told}
         await subject.embed({"input": "w0"}, **headers)
 
     assert subject.engine.submitted[0].priority == priority
+
+
+async def test_nobody_gets_a_higher_class_than_the_server_gives() -> None:
+    async with ready() as subject:
+        await subject.embed({"input": "w0"}, **{"x-request-priority": "9"})
+
+    assert subject.engine.submitted[0].priority == 0
 
 
 @pytest.mark.parametrize("told", ["", "10", "+1", "high", "1.0", "--1", "٣", "1e0"])

@@ -375,7 +375,7 @@ async def test_a_poisonous_input_is_refused_at_the_door_for_a_while() -> None:
             with pytest.raises(RuntimeFailed):
                 await batcher.submit(call(poison, deadline=soon()))
 
-    assert len(runtime.batches) == 1
+    assert len(runtime.batches) == 2
 
 
 async def test_out_of_memory_splits_the_batch_until_it_fits() -> None:

@@ -46,7 +46,7 @@ class FakeEngine:
 
     def statistics(self) -> BatcherStatistics:
         return BatcherStatistics(
-            SchedulerStatistics(()), (DeviceStatistics("cpu", self.healthy, False, 0),), 0, ReuseStatistics(0, 0, 0, 0)
+            SchedulerStatistics(()), (DeviceStatistics("cpu", self.healthy, False, 0),), 0, ReuseStatistics(0, 0, 0)
         )
 
     async def drained(self) -> None:

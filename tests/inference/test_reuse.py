@@ -1,10 +1,10 @@
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
-from inference.errors import RuntimeFailed
+from inference.errors import DeadlineExceeded, DeviceLost, InferenceError, OutOfMemory, RuntimeFailed
 from inference.reply import Pending
 from inference.request import Call, Entry, Request, Result, Timings
 from inference.reuse import Plan, Reuse, digest
@@ -20,10 +20,12 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def board(subject: Reuse, owner: Call, loop: asyncio.AbstractEventLoop) -> tuple[Pending, Plan, list[Entry]]:
+def board(
+    subject: Reuse, owner: Call, loop: asyncio.AbstractEventLoop, gone: Sequence[Entry] = ()
+) -> tuple[Pending, Plan, list[Entry]]:
     """Plan a call and admit what is fresh."""
     pending = Pending(loop, len(owner.requests))
-    plan = subject.plan(owner, pending)
+    plan = subject.plan(owner, subject.keys(owner), pending, lambda entry: entry not in gone)
     entries = [Entry(flight.request, owner, flight, 0.0) for flight in plan.fresh]
     subject.begin(plan, entries, owner.deadline)
     return pending, plan, entries
@@ -148,18 +150,51 @@ def test_the_oldest_answers_go_when_the_bytes_are_used_up(loop: asyncio.Abstract
     assert fresh == [0, 0, 1]
 
 
-def test_an_input_that_failed_the_model_is_not_tried_again_for_a_while(loop: asyncio.AbstractEventLoop) -> None:
+def test_an_input_that_fails_twice_is_not_tried_again_for_a_while(loop: asyncio.AbstractEventLoop) -> None:
     clock = FakeClock()
     subject, item = Reuse(0, 30.0, clock), request()
-    pending, _, entries = board(subject, call(item), loop)
-    entries[0].reply.fail(RuntimeFailed("no"))
+    for _ in range(2):
+        _, _, entries = board(subject, call(same(item)), loop)
+        entries[0].reply.fail(RuntimeFailed("no"))
 
     with pytest.raises(RuntimeFailed, match="a moment ago"):
-        board(subject, call(same(item), caller="anybody"), loop)
+        board(subject, call(same(item)), loop)
+    _, _, of_another_caller = board(subject, call(same(item), caller="b"), loop)
     clock.now = 31.0
+    _, _, later = board(subject, call(same(item)), loop)
+
+    assert (len(of_another_caller), len(later)) == (1, 1)
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("no"), DeadlineExceeded("late"), DeviceLost("gone")])
+def test_what_is_no_fault_of_the_input_does_not_count_against_it(
+    loop: asyncio.AbstractEventLoop, error: InferenceError
+) -> None:
+    subject, item = Reuse(0, 30.0, FakeClock()), request()
+    for _ in range(5):
+        _, _, entries = board(subject, call(same(item)), loop)
+        entries[0].reply.fail(error)
+
     _, _, fresh = board(subject, call(same(item)), loop)
 
-    assert isinstance(pending.future.exception(), RuntimeFailed)
+    assert len(fresh) == 1
+
+
+def test_a_flight_whose_entry_was_given_up_is_not_joined(loop: asyncio.AbstractEventLoop) -> None:
+    subject, item = Reuse(0, 30.0, FakeClock()), request()
+    _, _, given_up = board(subject, call(item), loop)
+
+    _, _, fresh = board(subject, call(same(item), deadline=2e9), loop, gone=given_up)
+
+    assert len(fresh) == 1
+
+
+def test_a_flight_that_could_wait_longer_is_not_joined(loop: asyncio.AbstractEventLoop) -> None:
+    subject, item = Reuse(0, 30.0, FakeClock()), request()
+    board(subject, call(item, deadline=300.0), loop)
+
+    _, _, fresh = board(subject, call(same(item), deadline=0.3), loop)
+
     assert len(fresh) == 1
 
 

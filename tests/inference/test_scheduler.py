@@ -381,10 +381,12 @@ def test_a_batch_that_failed_is_split_into_halves_without_what_is_late() -> None
     assert batch is not None and late in batch.entries
     subject.finished(batch, report(batch, error="RuntimeFailed"), 6.0)
 
-    halves = subject.split(batch, 6.0)
+    halves, given_up = subject.split(batch, 6.0)
 
     assert sorted(len(half.entries) for half in halves) == [1, 2]
-    assert late not in [item for half in halves for item in half.entries]
+    assert given_up == [late]
+    assert not subject.holds(late)
+    assert all(subject.holds(item) for half in halves for item in half.entries)
 
 
 def test_models_take_turns_by_the_device_time_they_got() -> None:
