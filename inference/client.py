@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _ON_THE_LOOP_TEXTS: Final = 64
 _ON_THE_LOOP_BYTES: Final = 2000  # shorter texts are tokenised at once: a thread's round trip costs more
-_FIRST_TOKENS_PER_BYTE: Final = 0.05  # before anything was learned: English has 0.2 to 0.25
+_FIRST_RATIO: Final = 0.05  # tokens a character, before anything was learned: English has 0.2 to 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Client:
         return self._served[name]
 
     def _first_gate(self, served: "_Served", ask: Embed, deadline: float) -> None:
-        """Refuse by an estimate from bytes, before tokenising costs anything."""
+        """Refuse by an estimate from the length of the text, before tokenising costs anything."""
         estimate = served.estimate(ask.inputs)
         refused = self._engine.refusal(Work(served.model.name, estimate, deadline, ask.caller, ask.priority))
         if refused is not None:
@@ -187,18 +187,18 @@ class _Served:
     def __init__(self, model: "ServedModel") -> None:
         self.model = model
         self._tokenizer = TextTokenizer(model.tokenizer_json, model.max_length)
-        self._tokens_per_byte = _FIRST_TOKENS_PER_BYTE
+        self._tokens_per_character = _FIRST_RATIO
 
     def encode(self, texts: Sequence[str], truncate: bool) -> list[Tokens]:
         tokens = self._tokenizer.encode(texts, truncate=truncate)
         ratio = sum(map(len, tokens)) / max(1, sum(map(len, texts)))
-        self._tokens_per_byte += 0.01 * (ratio - self._tokens_per_byte)
+        self._tokens_per_character += 0.01 * (ratio - self._tokens_per_character)
         return tokens
 
     def estimate(self, inputs: Inputs) -> Shape:
         """About half of what the inputs cost: the first gate must not refuse what the second would admit."""
         size = sum(map(len, inputs.items))
-        share = 0.5 * self._tokens_per_byte if isinstance(inputs.items[0], str) else 1.0
+        share = 0.5 * self._tokens_per_character if isinstance(inputs.items[0], str) else 1.0
         count = len(inputs.items)
         tokens = min(max(count, round(share * size)), count * self.model.max_length)
         return Shape(tokens, count, tokens * tokens // count)

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -418,3 +419,66 @@ async def test_one_of_two_who_wait_for_the_same_input_may_go() -> None:
         await first
 
     assert answer[0].row[0] == 5.0
+
+
+async def test_a_call_that_comes_when_the_same_input_was_given_up_gets_its_own_answer() -> None:
+    class FailsOnce(GatedRuntime):
+        def launch(self, batch: Batch) -> Answer:
+            answer = super().launch(batch)
+            if len(self.batches) == 2:
+                raise RuntimeFailed("once")
+            return answer
+
+    clock, runtime, item = FakeClock(), FailsOnce(), request(first=5)
+    async with serving(runtime, clock=clock) as batcher:
+        first = await held_by(batcher, runtime, deadline=1e6)
+        late = [asyncio.ensure_future(batcher.submit(call(item, request(), deadline=100.0)))]
+        await asyncio.sleep(0)
+        runtime.gate.set()
+        await first
+        clock.now = 200.0  # the batch of both fails, and by then its deadline has passed
+
+        with pytest.raises(DeadlineExceeded):
+            await late[0]
+        answer = await asyncio.wait_for(batcher.submit(call(item, deadline=1000.0)), 10)
+
+    assert answer[0].row[0] == 5.0
+
+
+async def test_what_comes_after_the_giving_up_is_refused_and_not_forgotten() -> None:
+    async with serving(EchoRuntime()) as batcher:
+        batcher.close()
+        batcher.abandon(Unavailable("shutting down"))
+
+        with pytest.raises(Unavailable):
+            await batcher.submit(call(deadline=soon()))
+
+
+async def held_by(batcher: Batcher, runtime: GatedRuntime, deadline: float) -> "asyncio.Task[object]":
+    task = asyncio.ensure_future(batcher.submit(call(deadline=deadline)))
+    await asyncio.to_thread(runtime.entered.wait, 10)
+    return task
+
+
+async def test_a_failure_does_not_keep_what_its_batch_held_in_memory() -> None:
+    alive: list[int] = []
+
+    class Activation:
+        pass
+
+    held_in_frames: weakref.WeakSet[Activation] = weakref.WeakSet()
+
+    def script(batch: Batch) -> None:
+        alive.append(len(held_in_frames))
+        activation = Activation()
+        held_in_frames.add(activation)
+        if len(batch.entries) > 1:
+            try:
+                raise MemoryError(activation)
+            except MemoryError as err:
+                raise OutOfMemory("no") from err
+
+    async with serving(ScriptedRuntime(script)) as batcher:
+        await batcher.submit(call(*(request() for _ in range(8)), deadline=soon()))
+
+    assert set(alive) == {0}

@@ -160,3 +160,24 @@ def test_lower_casing_that_the_files_ask_for_is_part_of_the_tokenizer(folder: Pa
     json_text, _ = read_checkpoint("m", folder).tokenizer()
     lower, upper = TextTokenizer(json_text, 100).encode(["w1 w2", "W1 W2"], truncate=False)
     assert lower.tolist() == upper.tolist()
+
+
+@pytest.mark.parametrize("named", ["../outside.safetensors", "weights.dat", "/etc/passwd", "deep/er.safetensors", 3])
+def test_an_index_names_only_safetensors_in_the_folder(folder: Path, named: object) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": named}}))
+
+    assert "its index names" in refused(folder)
+
+
+@pytest.mark.parametrize("place", ["../pooling", "/pooling", "1_Pooling/../../x"])
+def test_parts_lie_in_the_folder(folder: Path, place: str) -> None:
+    (folder / "modules.json").write_text(json.dumps([{"type": ST + "Pooling", "path": place}]))
+
+    assert "not in the folder" in refused(folder)
+
+
+@pytest.mark.parametrize("value", [{"text": "sdpa"}, ["sdpa"], 3])
+def test_an_attention_of_the_wrong_shape_is_refused(folder: Path, value: object) -> None:
+    change(folder / "config.json", _attn_implementation=value)
+
+    assert "_attn_implementation" in refused(folder)

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,3 +88,18 @@ def test_few_batches_of_one_kind_do_not_make_other_predictions_absurd(
 
     assert cost.seconds(seen) == pytest.approx(seconds, rel=0.05)
     assert cost.seconds(other) <= 20 * guess * scale + seconds
+
+
+def test_calls_of_one_kind_do_not_make_it_forget_the_others() -> None:
+    cost, chance = CostModel(), random.Random(0)
+    for length in (4, 16, 64, 256, 512):
+        for count in (1, 4, 16):
+            cost.observe(packed_shape([length] * count), truth(packed_shape([length] * count)))
+    cost.settle()
+
+    for _ in range(5000):
+        shape = packed_shape([chance.randint(2, 10) for _ in range(chance.randint(1, 6))])
+        cost.observe(shape, truth(shape) * chance.lognormvariate(0, 0.2))
+
+    long = packed_shape([512])
+    assert cost.seconds(long) == pytest.approx(truth(long), rel=0.5)

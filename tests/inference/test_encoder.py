@@ -167,3 +167,15 @@ def test_whatever_the_model_raises_is_a_runtime_failure(tiny_paths: dict[str, Pa
 
     with pytest.raises(RuntimeFailed, match="IndexError"):
         encoder.launch(batch([np.array([VOCABULARY + 1], np.int32)]))
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_padding_ids_that_a_caller_sends_count_as_transformers_counts_them(
+    tiny_paths: dict[str, Path], architecture: str
+) -> None:
+    encoder = load(tiny_paths[architecture])
+    sequences = [np.array(ids, np.int32) for ids in ([2, 10, 11, 1, 12, 13, 3], [1, 9, 1], [2, 9, 3])]
+
+    answers = np.stack(encoder.launch(batch(sequences)).wait())
+
+    assert_equal(answers, through_transformers(tiny_paths[architecture], sequences))

@@ -397,3 +397,78 @@ def test_models_take_turns_by_the_device_time_they_got() -> None:
     turns = [batch.model for _ in range(10) if (batch := run_next(subject, 0.0)) is not None]
 
     assert all(abs(turns[:count].count("a") - turns[:count].count("b")) <= 1 for count in range(11))
+
+
+def test_a_batch_does_not_wait_for_what_it_cannot_answer_in_time() -> None:
+    subject = scheduler(budget=100)
+    soon = entries(*[10] * 5, deadline=0.08)
+    subject.add(soon, 0.0)
+    later = entries(*[10] * 20, deadline=50.0)
+    subject.add(later, 0.0)
+
+    decision = subject.decide(CPU, 0.0)
+
+    assert set(decision.expired) == set(soon)
+    assert decision.batch is not None and set(decision.batch.entries) <= set(later)
+
+
+def test_what_is_admitted_is_not_given_up_by_the_next_decision() -> None:
+    for deadline in (0.01, 0.05, 0.09, 0.11, 0.2):
+        subject = scheduler(budget=100, waiting=100_000)
+        subject.add(entries(*[10] * 50, caller="flood"), 0.0)
+        hurried = entry(8, caller="light", deadline=deadline)
+
+        refused = subject.add([hurried], 0.0)
+
+        assert (refused is not None) or hurried not in subject.decide(CPU, 0.0).expired
+
+
+def test_the_last_one_left_runs_though_it_seems_too_late_so_that_the_cost_is_learned() -> None:
+    subject = scheduler()
+    hurried = entry(100, deadline=0.05)
+    subject.add([hurried], 0.0)
+
+    decision = subject.decide(CPU, 0.0)
+
+    assert decision.batch is not None and decision.batch.entries == (hurried,)
+
+
+def test_no_number_of_callers_gets_more_than_twice_the_queue() -> None:
+    subject = scheduler(waiting=1000)
+
+    for number in range(2000):
+        subject.add([entry(10, caller=str(number))], 0.0)
+
+    assert subject.statistics(0.0).lanes[0].tokens <= 2000
+
+
+def test_small_batches_do_not_raise_the_cap_on_memory() -> None:
+    subject = scheduler(budget=1000)
+    subject.add(entries(*[10] * 100), 0.0)
+    batch = subject.decide(CPU, 0.0).batch
+    assert batch is not None
+    subject.finished(batch, report(batch, error="OutOfMemory"), 0.0)
+    for _ in range(100):
+        subject.add([entry(3)], 0.0)
+        run_next(subject, 0.0)
+
+    subject.add(entries(*[10] * 100), 0.0)
+    after = subject.decide(CPU, 0.0).batch
+
+    assert after is not None and after.tokens == 700
+
+
+def test_an_entry_is_held_while_it_waits_or_runs() -> None:
+    subject = scheduler()
+    one, two, three = entry(8), entry(8), entry(8)
+    for item in (one, two, three):
+        subject.add([item], 0.0)
+    subject.cancel(three)
+    batch = subject.decide(CPU, 0.0).batch
+    assert batch is not None
+
+    running = [subject.holds(item) for item in (one, two, three)]
+    subject.finished(batch, report(batch), 0.0)
+
+    assert running == [True, True, False]
+    assert not any(subject.holds(item) for item in (one, two, three))

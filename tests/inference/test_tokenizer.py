@@ -2,6 +2,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from inference.checkpoint import Checkpoint
@@ -54,3 +55,19 @@ def test_threads_share_a_tokenizer_without_disturbing_each_other(tokenizer: Text
         thread.join()
 
     assert not wrong
+
+
+@pytest.mark.parametrize("text", ["word " * 20_000, "x" * 100_000, "汉字" * 40_000, "a b" + " " * 90_000 + "c d"])
+def test_a_very_long_text_is_cut_as_if_all_of_it_had_been_read(
+    tokenizer: TextTokenizer, minilm: Checkpoint, text: str
+) -> None:
+    whole = Tokenizer.from_str(minilm.tokenizer()[0])
+    whole.no_padding()
+    whole.enable_truncation(256)
+
+    (cut,) = tokenizer.encode([text], truncate=True)
+    (exact,) = tokenizer.encode([text], truncate=False)
+
+    assert cut.tolist() == whole.encode(text).ids
+    whole.no_truncation()
+    assert (len(exact) > 256) is (len(whole.encode(text).ids) > 256)

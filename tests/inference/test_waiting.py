@@ -181,3 +181,23 @@ def test_nothing_is_lost_or_served_twice(script: list[tuple[str, int]], chance: 
         assert subject.load.tokens == sum(item.tokens for item in inside)
 
     assert set(order(subject)) == inside
+
+
+def test_a_busy_higher_class_does_not_end_the_turns_in_a_lower_one() -> None:
+    subject = Waiting()
+    put(subject, entries(*[10] * 1000, caller="flood"), entries(10, caller="light", arrived=0.1))
+    put(subject, entries(10, 10, 10, caller="vip", priority=1))
+
+    callers = [item.call.caller for item in order(subject)]
+
+    assert callers[:3] == ["vip"] * 3
+    assert callers.index("light") <= 4
+
+
+def test_served_entries_do_not_pile_up_in_the_order() -> None:
+    subject = Waiting()
+    put(subject, entries(*[1] * 2000))
+    for _ in range(1500):
+        subject.serve(next(iter(subject.ordered())))
+
+    assert len(order(subject)) == 500
