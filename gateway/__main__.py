@@ -2,9 +2,9 @@
 
 import sys
 
-from gateway import __version__, commands
+from gateway import __version__
+from inference import share_one_heap
 
-COMMANDS = {"serve": commands.serve, "profile": commands.profile, "settings": commands.print_settings}
 USAGE = f"""headrace {__version__}: a high-throughput inference gateway
 
 usage: headrace COMMAND [--key VALUE ...]
@@ -18,8 +18,12 @@ usage: headrace COMMAND [--key VALUE ...]
 def main() -> int:
     """Run the command that the command line names."""
     name, *arguments = sys.argv[1:] or [""]
-    if name in COMMANDS:
-        return COMMANDS[name](arguments)
+    share_one_heap()
+    from gateway import commands  # noqa: PLC0415 - numpy and torch start threads when they are imported
+
+    known = {"serve": commands.serve, "profile": commands.profile, "settings": commands.print_settings}
+    if name in known:
+        return known[name](arguments)
     if name in {"-h", "--help"}:
         sys.stdout.write(USAGE)
         return 0

@@ -52,7 +52,6 @@ def profile(arguments: Sequence[str]) -> int:
     except SettingsError as err:
         return _refuse(str(err))
     _start_logging("warning")
-    inference.share_one_heap()
     try:
         with progress.shown() as step:
             engine = inference.Engine(settings.engine, progress=step)
@@ -87,7 +86,6 @@ def _profile_text(measured: "Profile", limits: Limits) -> str:
 
 
 def _serve(settings: Settings) -> int:
-    inference.share_one_heap()
     http = settings.http
     metrics = Metrics(settings.engine.limits.latency_target_s)
     try:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from inference.batcher import BatcherStatistics, DeviceStatistics
     from inference.client import CallTimings, Client, Embed, Embeddings, Inputs
     from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
-    from inference.device import share_one_heap
     from inference.engine import Engine, Progress, ServedModel
     from inference.errors import (
         CannotServe,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         Unavailable,
         UnknownModel,
     )
+    from inference.heap import share_one_heap
     from inference.profile import Profile
     from inference.request import Dispatched, Report
 
@@ -33,7 +33,6 @@ _HOMES = {
     "batcher": ("BatcherStatistics", "DeviceStatistics"),
     "client": ("CallTimings", "Client", "Embed", "Embeddings", "Inputs"),
     "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
-    "device": ("share_one_heap",),
     "engine": ("Engine", "Progress", "ServedModel"),
     "errors": (
         "CannotServe",
@@ -47,6 +46,7 @@ _HOMES = {
         "Unavailable",
         "UnknownModel",
     ),
+    "heap": ("share_one_heap",),
     "profile": ("Profile",),
     "request": ("Dispatched", "Report"),
 }

@@ -1,7 +1,6 @@
 """One device: which it is, what it is good for, and the edge behind which torch's errors stay."""
 
 import contextlib
-import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -11,8 +10,6 @@ import torch
 from inference.checkpoint import Checkpoint
 from inference.config import DeviceConfig
 from inference.errors import CannotServe, DeviceLost, InferenceError, OutOfMemory, RuntimeFailed
-
-_M_ARENA_MAX: Final = -8  # malloc.h
 
 # On a CPU more tokens a batch only add latency: packed groups of 8 and of 32 texts cost the same a text.
 _BATCH_TOKENS: Final = {"cpu": 1024, "cuda": 16384}
@@ -33,17 +30,6 @@ class Device:
     def batch_tokens(self) -> int:
         """The token budget of a batch where the settings leave it open."""
         return _BATCH_TOKENS[self.place.type]
-
-
-def share_one_heap() -> None:
-    """
-    Let all threads allocate from glibc's main heap; call it before other threads exist.
-
-    A second thread's heap gives its memory back after every large temporary and faults it in again:
-    100 to 400 page faults a text on a CPU, some 5 % of its time.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def open_device(config: DeviceConfig) -> Device:
