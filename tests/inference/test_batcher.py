@@ -422,24 +422,30 @@ async def test_one_of_two_who_wait_for_the_same_input_may_go() -> None:
 
 
 async def test_a_call_that_comes_when_the_same_input_was_given_up_gets_its_own_answer() -> None:
-    class FailsOnce(GatedRuntime):
+    class FailsSecond(GatedRuntime):
+        second, may_fail = threading.Event(), threading.Event()
+
         def launch(self, batch: Batch) -> Answer:
             answer = super().launch(batch)
             if len(self.batches) == 2:
+                self.second.set()
+                assert self.may_fail.wait(30)
                 raise RuntimeFailed("once")
             return answer
 
-    clock, runtime, item = FakeClock(), FailsOnce(), request(first=5)
+    clock, runtime, item = FakeClock(), FailsSecond(), request(first=5)
     async with serving(runtime, clock=clock) as batcher:
         first = await held_by(batcher, runtime, deadline=1e6)
-        late = [asyncio.ensure_future(batcher.submit(call(item, request(), deadline=100.0)))]
+        late = asyncio.ensure_future(batcher.submit(call(item, request(), deadline=100.0)))
         await asyncio.sleep(0)
         runtime.gate.set()
         await first
-        clock.now = 200.0  # the batch of both fails, and by then its deadline has passed
+        await asyncio.to_thread(runtime.second.wait, 10)
+        clock.now = 200.0  # by the time the batch of both fails, its deadline has passed
+        runtime.may_fail.set()
 
         with pytest.raises(DeadlineExceeded):
-            await late[0]
+            await asyncio.wait_for(late, 10)
         answer = await asyncio.wait_for(batcher.submit(call(item, deadline=1000.0)), 10)
 
     assert answer[0].row[0] == 5.0
