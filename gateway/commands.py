@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -28,45 +28,40 @@ _MISUSED = 2
 
 def serve(arguments: Sequence[str]) -> int:
     """Serve models over HTTP until a signal."""
-    if {"-h", "--help"} & set(arguments):
-        print(config.usage())
-        return 0
-    try:
-        settings = config.load(arguments, os.environ)
-    except SettingsError as err:
-        return _refuse(str(err))
-    _start_logging(settings.log.level)
-    try:
-        return _serve(settings)
-    except CannotServe as err:
-        return _refuse(str(err))
+    return _with_settings(arguments, _serve)
 
 
 def profile(arguments: Sequence[str]) -> int:
     """Load the models as `serve` would, and print what they can do on this device."""
-    if {"-h", "--help"} & set(arguments):
-        print(config.usage())
-        return 0
-    try:
-        settings = config.load(arguments, os.environ)
-    except SettingsError as err:
-        return _refuse(str(err))
-    _start_logging("warning")
-    try:
-        with progress.shown() as step:
-            engine = inference.Engine(settings.engine, progress=step)
-            engine.load()
-            profiles = engine.profile()
-    except CannotServe as err:
-        return _refuse(str(err))
-    for measured in profiles:
-        print(_profile_text(measured, settings.engine.limits))
-    return 0
+    return _with_settings(arguments, _profile)
 
 
 def print_settings(arguments: Sequence[str]) -> int:
     """Print the reference of all settings, as Markdown."""
     print(config.document())
+    return 0
+
+
+def _with_settings(arguments: Sequence[str], command: Callable[[Settings], int]) -> int:
+    """Run a command with its settings; what is wrong with them or with a model is told in one line."""
+    if {"-h", "--help"} & set(arguments):
+        print(config.usage())
+        return 0
+    try:
+        settings = config.load(arguments, os.environ)
+        _start_logging(settings.log.level)
+        return command(settings)
+    except (SettingsError, CannotServe) as err:
+        return _refuse(str(err))
+
+
+def _profile(settings: Settings) -> int:
+    with progress.shown() as step:
+        engine = inference.Engine(settings.engine, progress=step)
+        engine.load()
+        profiles = engine.profile()
+    for measured in profiles:
+        print(_profile_text(measured, settings.engine.limits))
     return 0
 
 

@@ -80,6 +80,7 @@ def packed_attention(
     """Attend inside each sequence; returns [1, tokens, heads, head_dim], in Transformers' own signature."""
     unsupported = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if unsupported or attention_mask is not None:
+        # Never answered wrongly: the self-test meets this first, and such a model is padded.
         raise NotImplementedError(f"packed attention with {unsupported or 'a mask'}")
     _active.calls += 1
     causal = _is_causal(module, options)
