@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import __version__, openai
+from gateway.call import Door
 from gateway.config import Settings
 from gateway.errors import Fault
 from gateway.lifecycle import Lifecycle
@@ -29,7 +30,7 @@ _REF = "#/components/schemas/{name}"
 
 def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics: Metrics) -> FastAPI:
     """Join routes, docs, errors and telemetry into one application."""
-    dialect = openai.OpenAI(client, settings, metrics)
+    dialect = openai.OpenAI(Door(client, settings, metrics))
     app = FastAPI(
         title="Headrace",
         version=__version__,

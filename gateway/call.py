@@ -8,14 +8,18 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
+import msgspec
+import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from gateway.config import DeadlineConfig
+from gateway.config import DeadlineConfig, Settings
 from gateway.errors import ClientGone, Fault, HttpFault, describe
-from gateway.telemetry import exchange_of
+from gateway.telemetry import Metrics, exchange_of, server_timing
+from inference import Ability, Answer, CallTimings, Client, Item, Terms, Truncation
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +27,66 @@ TIMEOUT_HEADER = "x-request-timeout-ms"
 PRIORITY_HEADER = "x-request-priority"
 _PRIORITY = re.compile(r"-?[0-9]", re.ASCII)
 
+_WHERE = re.compile(r" - at `\$\.?(.*)`$")
+_NAMED = re.compile(r"field `([^`]{1,100})`")
+
 Endpoint = Callable[[Request], Awaitable[Response]]
+Body = TypeVar("Body")
+
+
+class Door:
+    """What every dialect needs to answer calls."""
+
+    def __init__(self, client: Client, settings: Settings, metrics: Metrics) -> None:
+        """Take the way to the engine."""
+        self.client = client
+        self._settings = settings
+        self._metrics = metrics
+
+    async def body(self, request: Request, decoder: msgspec.json.Decoder[Body]) -> Body:
+        """Read and check a JSON body; raises HttpFault."""
+        return parse(decoder, await read_json(request, self._settings.http.max_body_bytes))
+
+    def terms(self, request: Request, ability: Ability, model: str | None, truncation: Truncation) -> Terms:
+        """Say on which terms a call runs; raises InvalidRequest for a model that cannot do this."""
+        meant = self.client.model_for(model, ability).name
+        exchange_of(request.scope).model = meant  # known to be served: labels hold no text that a caller made up
+        return Terms(
+            timeout_s(request, self._settings.deadlines),
+            meant,
+            truncation,
+            caller(request),
+            priority(request, self._settings.http.max_priority),
+        )
+
+    async def answer(self, request: Request, asked: Awaitable[Answer[Item]]) -> Answer[Item]:
+        """Wait for the answer as long as the caller does, and note what it cost."""
+        async with cancelled_when_gone(request):
+            made = await asked
+        exchange = exchange_of(request.scope)
+        exchange.items, exchange.tokens = len(made.items), made.tokens
+        self._metrics.tokenise_s.labels(made.model).observe(made.timings.tokenise_s)
+        return made
+
+
+def parse(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
+    """Read a JSON body, or say which field is wrong."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as err:
+        where = _WHERE.search(str(err))
+        message = _WHERE.sub("", str(err))
+        named = _NAMED.search(message)
+        field = where[1] if where else named and named[1]
+        raise HttpFault(400, "invalid_request", message, field) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        raise HttpFault(400, "invalid_json", f"the body is not JSON in UTF-8: {err}"[:200]) from None
+
+
+def json_answer(content: Any, timings: CallTimings) -> Response:
+    """Return an answer of numbers as JSON, with the time it took."""
+    headers = {"server-timing": server_timing(timings)}
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), 200, headers, "application/json")
 
 
 def answering(route: str, endpoint: Endpoint, render: Callable[[Fault], Response]) -> Endpoint:

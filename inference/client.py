@@ -1,80 +1,71 @@
 """
-What the gateway holds: text in, vectors out.
+What the gateway holds: texts in, answers out.
 
-Checks what can be checked on the host before anything is queued, tokenises, submits, and shapes the
-answer. Knows no HTTP and no tensor; the engine behind it may be in this process or not.
+Checks what can be checked on the host before anything is queued, tokenises, submits, and reads what
+the model made. Knows no HTTP and no tensor; the engine behind it may be in this process or not.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic
 
 import numpy as np
 
+from inference.asks import (
+    Answer,
+    CallTimings,
+    Classify,
+    Embed,
+    Fill,
+    FillMask,
+    Inputs,
+    Item,
+    Relevance,
+    Rerank,
+    Scores,
+    Similarity,
+    Sparse,
+    SparseVector,
+    Tag,
+    Terms,
+    ZeroShot,
+)
 from inference.config import Limits
 from inference.errors import DeadlineExceeded, DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
-from inference.request import Call, Request, Result, Row, Shape, Tokens
+from inference.intake import Piece, Served, check_items, check_tokens
+from inference.labels import scores, sigmoid
+from inference.reading import cosines, fills, fits, shorten, sparse
+from inference.request import Call, Output, Request, Result, Row
 from inference.scheduler import Work
-from inference.tokenizer import TextTokenizer
+from inference.spans import Span, read_spans
+from inference.task import Ability, entailment
+from inference.tokenizer import Token, Truncation
 
 if TYPE_CHECKING:
     from inference.batcher import BatcherStatistics
     from inference.engine import Engine, ServedModel
 
 _ON_THE_LOOP_TEXTS: Final = 64
-_ON_THE_LOOP_BYTES: Final = 2000  # shorter texts are tokenised at once: a thread's round trip costs more
-_FIRST_RATIO: Final = 0.05  # tokens a character, before anything was learned: English has 0.2 to 0.25
+_ON_THE_LOOP_CHARACTERS: Final = 2000  # shorter texts are tokenised at once: a thread's round trip costs more
+_MOST_FILLS: Final = 1000
 
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """Texts or lists of token ids, and how their caller names them."""
-
-    items: Sequence[str] | Sequence[Sequence[int]]
-    field: str = "input"
-    single: bool = False
-
-    def name(self, index: int) -> str:
-        """Return what the caller calls the item at this index."""
-        return self.field if self.single else f"{self.field}[{index}]"
-
-
-@dataclass(frozen=True, slots=True)
-class Embed:
-    """One call for embeddings, in no dialect."""
-
-    inputs: Inputs
-    timeout_s: float
-    model: str | None = None
-    dimensions: int | None = None
-    truncate: bool = False
-    caller: str = ""
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CallTimings:
-    """Where the time of a call went, in seconds: queue and device of its slowest input."""
-
-    tokenise_s: float
-    queue_s: float
-    device_s: float
+Encode = Callable[[Inputs, Truncation], list[Piece]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Embeddings:
-    """Vectors in the order of the inputs, [dimensions] float32 each, and the real tokens they cost."""
+class _Run(Generic[Piece]):
+    """What the engine made of a call's inputs, and what they were as tokens."""
 
-    model: str
-    vectors: Sequence[Row]
+    pieces: Sequence[Piece]
+    rows: Sequence[Row]
     tokens: int
     timings: CallTimings
 
 
 class Client:
-    """The way from a dialect to the engine."""
+    """The way from a dialect to the engine. Every ask raises InferenceError."""
 
     def __init__(
         self,
@@ -90,7 +81,7 @@ class Client:
         self._auto_truncate = auto_truncate
         self._clock = clock
         self._closing = False
-        self._served: dict[str, _Served] = {}
+        self._served: dict[str, Served] = {}
 
     @property
     def models(self) -> "Mapping[str, ServedModel]":
@@ -106,7 +97,7 @@ class Client:
         """Load every model and begin to serve; raises CannotServe."""
         await asyncio.to_thread(self._engine.load)
         self._engine.start()
-        self._served = {name: _Served(model) for name, model in self._engine.models.items()}
+        self._served = {name: Served(model) for name, model in self._engine.models.items()}
 
     async def lost(self) -> None:
         """Wait until a device is lost."""
@@ -127,131 +118,172 @@ class Client:
         """Take a snapshot of the engine; None while starting."""
         return self._engine.statistics()
 
-    async def embed(self, ask: Embed) -> Embeddings:
-        """Embed every input of a call, or none; raises InferenceError."""
-        started = self._clock()
-        served = self._find(ask.model)
-        dimensions = _check_dimensions(ask, served.model)
-        _check_items(ask.inputs, self._limits.max_items)
-        deadline = started + ask.timeout_s
-        self._first_gate(served, ask, deadline)
-        try:
-            async with asyncio.timeout(ask.timeout_s):
-                tokens = await self._tokenise(served, ask)
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed while the text was tokenised") from None
-        total = _check_total(tokens, ask.inputs, self._limits.max_waiting_tokens)
-        requests = [Request(served.model.name, ids) for ids in tokens]
-        tokenise_s = self._clock() - started
-        results = await self._engine.submit(Call(requests, deadline, ask.caller, ask.priority))
-        vectors = [_shorten(result.row, dimensions, served.model.normalised) for result in results]
-        return Embeddings(served.model.name, vectors, total, _timings(tokenise_s, results))
+    def model_for(self, name: str | None, ability: Ability) -> "ServedModel":
+        """Return the model that is meant, or the only one that can do this; raises InvalidRequest."""
+        return self._find(name, ability).model
 
-    def _find(self, name: str | None) -> "_Served":
+    def tokenize(self, name: str | None, texts: Sequence[str], *, special: bool = True) -> list[list[Token]]:
+        """Return the tokens of texts, to look at."""
+        return self._find(name, None).tokenizer.tokens(texts, special=special)
+
+    def decode(self, name: str | None, ids: Sequence[Sequence[int]], *, skip_special: bool = True) -> list[str]:
+        """Return the texts of token ids."""
+        tokenizer = self._find(name, None).tokenizer
+        return [tokenizer.decode(each, skip_special=skip_special) for each in ids]
+
+    async def embed(self, ask: Embed) -> Answer[Row]:
+        """Embed every input: [dimensions] float32 each, or [tokens, hidden] where token vectors are asked for."""
+        served = self._find(ask.terms.model, "embed")
+        _check_dimensions(ask.dimensions, served.model)
+        inputs = self._checked(ask.inputs)
+        prompted = served.prompted(inputs, ask.prompt_name, ask.input_type)
+        ran = await self._run(served, prompted, ask.terms, ask.output, served.encode)
+        scaled = ask.output == "vector" and served.model.normalised
+        return _answer(served, ran, [shorten(row, ask.dimensions, scaled=scaled) for row in ran.rows])
+
+    async def similarity(self, ask: Similarity) -> Answer[float]:
+        """Return the cosine of each text's embedding with the source's."""
+        served = self._find(ask.terms.model, "similarity")
+        if not ask.source:
+            raise InvalidRequest("must not be empty", "source_sentence")
+        sentences = self._checked(ask.sentences)
+        both = Inputs([ask.source, *sentences.items], sentences.field)
+        ran = await self._run(served, served.prompted(both, ask.prompt_name, None), ask.terms, "vector", served.encode)
+        return _answer(served, ran, cosines(ran.rows))
+
+    async def sparse(self, ask: Sparse) -> Answer[SparseVector]:
+        """Return the term weights of each text."""
+        served = self._find(ask.terms.model, "sparse")
+        ran = await self._run(served, self._checked(ask.inputs), ask.terms, "term weights", served.encode)
+        return _answer(served, ran, [sparse(row) for row in ran.rows])
+
+    async def rerank(self, ask: Rerank) -> Answer[Relevance]:
+        """Return how relevant the second text of each pair is to the first."""
+        served = self._find(ask.terms.model, "rerank")
+        ran = await self._run(served, self._checked(ask.pairs), ask.terms, "logits", served.encode)
+        logits = np.array([row[0] for row in ran.rows], np.float32)
+        return _answer(served, ran, list(map(Relevance, logits.tolist(), sigmoid(logits).tolist())))
+
+    async def classify(self, ask: Classify) -> Answer[Scores]:
+        """Return every label's score for each text or pair."""
+        served = self._find(ask.terms.model, "classify")
+        model = served.model
+        ran = await self._run(served, self._checked(ask.inputs), ask.terms, "logits", served.encode)
+        return _answer(served, ran, [Scores(model.labels, row, scores(row, model.problem_type)) for row in ran.rows])
+
+    async def tag(self, ask: Tag) -> Answer[list[Span]]:
+        """Return the labelled spans of each text."""
+        served = self._find(ask.terms.model, "token-classify")
+        ran = await self._run(served, self._texts(ask.inputs), ask.terms, "token logits", served.mark)
+        labels, joined = served.model.labels, served.tokenizer.joined
+        spans = [
+            read_spans(row, piece, labels, ask.aggregation, joined)
+            for row, piece in zip(ran.rows, ran.pieces, strict=True)
+        ]
+        return _answer(served, ran, spans)
+
+    async def zero_shot(self, ask: ZeroShot) -> Answer[Row]:
+        """Return how well each of the caller's labels fits each text: [labels] each, in the caller's order."""
+        served = self._find(ask.terms.model, "zero-shot")
+        texts, labels = self._texts(ask.inputs), ask.labels
+        if not labels:
+            raise InvalidRequest("must not be empty", ask.labels_field)
+        if "{}" not in ask.template:
+            raise InvalidRequest("has no {} where the label goes", "hypothesis_template")
+        pairs = [(str(text), ask.template.replace("{}", label)) for text in texts.items for label in labels]
+        ran = await self._run(served, self._checked(Inputs(pairs, texts.field)), ask.terms, "logits", served.encode)
+        logits = np.stack(ran.rows).reshape(len(texts.items), len(labels), -1)
+        entails = entailment(served.model.labels)
+        return _answer(served, ran, [fits(each, entails, multi_label=ask.multi_label) for each in logits])
+
+    async def fill_mask(self, ask: FillMask) -> Answer[list[list[Fill]]]:
+        """Return the best proposals for each mask of each text."""
+        served = self._find(ask.terms.model, "fill-mask")
+        if not 1 <= ask.top_k <= _MOST_FILLS:
+            raise InvalidRequest(f"must be between 1 and {_MOST_FILLS}", "top_k")
+        targets = [served.target(target, index) for index, target in enumerate(ask.targets)]
+        ran = await self._run(served, self._texts(ask.inputs), ask.terms, "mask logits", served.masked)
+        return _answer(
+            served,
+            ran,
+            [
+                fills(served.tokenizer, piece.ids, row, ask.top_k, targets)
+                for row, piece in zip(ran.rows, ran.pieces, strict=True)
+            ],
+        )
+
+    def _find(self, name: str | None, ability: Ability | None) -> Served:
         if not self.healthy:
             raise DeviceLost("the device answers no more")
         if not self._served or self._closing:
             raise Unavailable("draining" if self._closing else "starting")
-        if name is None and len(self._served) == 1:
-            return next(iter(self._served.values()))
-        if name is None or name not in self._served:
+        if name is not None and name not in self._served:
             known = ", ".join(self._served)
             raise UnknownModel(f"the model {name!r} is not served; there is: {known}", "model")
-        return self._served[name]
+        meant = list(self._served.values()) if name is None else [self._served[name]]
+        able = [served for served in meant if ability is None or ability in served.model.abilities]
+        if len(able) == 1:
+            return able[0]
+        raise InvalidRequest(_whose(meant, able, ability), "model")
 
-    def _first_gate(self, served: "_Served", ask: Embed, deadline: float) -> None:
+    def _checked(self, inputs: Inputs) -> Inputs:
+        check_items(inputs, self._limits)
+        return inputs
+
+    def _texts(self, inputs: Inputs) -> Inputs:
+        """Refuse pairs and token ids where the answer is about a text's own characters."""
+        for index, item in enumerate(self._checked(inputs).items):
+            if not isinstance(item, str):
+                raise InvalidRequest("must be one text", inputs.name(index))
+        return inputs
+
+    async def _run(
+        self, served: Served, inputs: Inputs, terms: Terms, output: Output, encode: Encode[Piece]
+    ) -> _Run[Piece]:
+        """Tokenise, submit and wait: all inputs of a call, or none."""
+        started = self._clock()
+        deadline = started + terms.timeout_s
+        self._first_gate(served, inputs, terms, deadline)
+        try:
+            async with asyncio.timeout(terms.timeout_s):
+                pieces = await self._tokenise(inputs, terms.truncation, encode)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while the text was tokenised") from None
+        tokens = check_tokens(pieces, inputs, served.model, self._limits.max_waiting_tokens)
+        requests = [Request(served.model.name, piece.ids, piece.types, output) for piece in pieces]
+        tokenise_s = self._clock() - started
+        results = await self._engine.submit(Call(requests, deadline, terms.caller, terms.priority))
+        return _Run(pieces, [result.row for result in results], tokens, _timings(tokenise_s, results))
+
+    def _first_gate(self, served: Served, inputs: Inputs, terms: Terms, deadline: float) -> None:
         """Refuse by an estimate from the length of the text, before tokenising costs anything."""
-        estimate = served.estimate(ask.inputs)
-        refused = self._engine.refusal(Work(served.model.name, estimate, deadline, ask.caller, ask.priority))
+        work = Work(served.model.name, served.estimate(inputs), deadline, terms.caller, terms.priority)
+        refused = self._engine.refusal(work)
         if refused is not None:
             raise Overloaded(refused.reason, refused.retry_after_s)
 
-    async def _tokenise(self, served: "_Served", ask: Embed) -> list[Tokens]:
-        truncate = ask.truncate or self._auto_truncate
-        texts = [item for item in ask.inputs.items if isinstance(item, str)]
-        if not texts:
-            lists = [item[: served.model.max_length] for item in ask.inputs.items] if truncate else ask.inputs.items
-            _check_lengths(lists, ask.inputs, served.model.max_length)
-            return [_checked_ids(ids, ask.inputs.name(i), served.model) for i, ids in enumerate(lists)]
-        if len(texts) <= _ON_THE_LOOP_TEXTS and sum(map(len, texts)) < _ON_THE_LOOP_BYTES:
-            tokens = served.encode(texts, truncate)
-        else:
-            tokens = await asyncio.to_thread(served.encode, texts, truncate)
-        _check_lengths(tokens, ask.inputs, served.model.max_length)
-        return tokens
+    async def _tokenise(self, inputs: Inputs, truncation: Truncation, encode: Encode[Piece]) -> list[Piece]:
+        if truncation == "none" and self._auto_truncate:
+            truncation = "end"
+        if len(inputs.items) <= _ON_THE_LOOP_TEXTS and inputs.size < _ON_THE_LOOP_CHARACTERS:
+            return encode(inputs, truncation)
+        return await asyncio.to_thread(encode, inputs, truncation)
 
 
-class _Served:
-    """A model with its tokenizer, and what its texts cost so far."""
-
-    def __init__(self, model: "ServedModel") -> None:
-        self.model = model
-        self._tokenizer = TextTokenizer(model.tokenizer_json, model.max_length)
-        self._tokens_per_character = _FIRST_RATIO
-
-    def encode(self, texts: Sequence[str], truncate: bool) -> list[Tokens]:
-        tokens = self._tokenizer.encode(texts, truncate=truncate)
-        ratio = sum(map(len, tokens)) / max(1, sum(map(len, texts)))
-        self._tokens_per_character += 0.01 * (ratio - self._tokens_per_character)
-        return tokens
-
-    def estimate(self, inputs: Inputs) -> Shape:
-        """About half of what the inputs cost: the first gate must not refuse what the second would admit."""
-        size = sum(map(len, inputs.items))
-        share = 0.5 * self._tokens_per_character if isinstance(inputs.items[0], str) else 1.0
-        count = len(inputs.items)
-        tokens = min(max(count, round(share * size)), count * self.model.max_length)
-        return Shape(tokens, count, tokens * tokens // count)
+def _whose(meant: Sequence[Served], able: Sequence[Served], ability: Ability | None) -> str:
+    if len(able) > 1:
+        return f"say which model is meant: {', '.join(served.model.name for served in able)}"
+    can = "; ".join(f"{served.model.name} can {', '.join(served.model.abilities)}" for served in meant)
+    return f"no model here can {ability}: {can}" if len(meant) > 1 else f"cannot {ability}: {can}"
 
 
-def _check_items(inputs: Inputs, most: int) -> None:
-    if not inputs.items:
-        raise InvalidRequest("must not be empty", inputs.field)
-    if len(inputs.items) > most:
-        raise InvalidRequest(f"has {len(inputs.items)} items, at most {most} are taken in one call", inputs.field)
-    for index, item in enumerate(inputs.items):
-        if len(item) == 0:
-            raise InvalidRequest("must not be empty", inputs.name(index))
+def _answer(served: Served, ran: _Run[Piece], items: Sequence[Item]) -> Answer[Item]:
+    return Answer(served.model.name, items, ran.tokens, ran.timings)
 
 
-def _check_dimensions(ask: Embed, model: "ServedModel") -> int | None:
-    if ask.dimensions is not None and not 1 <= ask.dimensions <= model.hidden_size:
+def _check_dimensions(dimensions: int | None, model: "ServedModel") -> None:
+    if dimensions is not None and not 1 <= dimensions <= model.hidden_size:
         raise InvalidRequest(f"must be between 1 and {model.hidden_size} for {model.name}", "dimensions")
-    return ask.dimensions
-
-
-def _checked_ids(ids: object, name: str, model: "ServedModel") -> Tokens:
-    array = np.asarray(ids, np.int64)
-    if array.min() < 0 or array.max() >= model.vocab_size:
-        raise InvalidRequest(f"token ids must be between 0 and {model.vocab_size - 1} for {model.name}", name)
-    return array.astype(np.int32)
-
-
-def _check_lengths(tokens: Sequence[Sized], inputs: Inputs, most: int) -> None:
-    for index, ids in enumerate(tokens):
-        if len(ids) > most:
-            raise InvalidRequest(
-                f'has more than the {most} tokens that the model reads: shorten it, or send "truncate": true',
-                inputs.name(index),
-            )
-        if len(ids) == 0:
-            raise InvalidRequest("holds nothing that the model's tokenizer knows", inputs.name(index))
-
-
-def _check_total(tokens: Sequence[Tokens], inputs: Inputs, most: int) -> int:
-    total = sum(map(len, tokens))
-    if total > most:
-        raise InvalidRequest(f"has {total} tokens in all, at most {most} are taken in one call", inputs.field)
-    return total
-
-
-def _shorten(row: Row, dimensions: int | None, normalised: bool) -> Row:
-    """Matryoshka embedding (Kusupati et al. 2022): the first dimensions, scaled to length 1 again."""
-    if dimensions is None or dimensions == len(row):
-        return row
-    head = row[:dimensions]
-    length = float(np.linalg.norm(head)) if normalised else 1.0
-    return head / np.float32(length or 1.0)
 
 
 def _timings(tokenise_s: float, results: Sequence[Result]) -> CallTimings:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from inference.task import Task
+
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 
 
@@ -19,6 +21,7 @@ class ModelSource:
     name: str
     location: str
     revision: str | None = None
+    task: Task | None = None  # None: as its own files say
 
 
 @dataclass(frozen=True, slots=True)

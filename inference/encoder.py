@@ -1,45 +1,59 @@
 """
-The runtime for encoders: entries in, one row each out.
+The runtime for encoders: entries in, one answer each out.
 
-Sequences are sorted by length, laid end to end and run padding-free; where the self-test forbids
-it, they are padded. Rows come back in the entries' order.
+Sequences are sorted by length, laid end to end and run padding-free; where the self-test forbids it, they are
+padded. A model whose own head cannot be run apart from it runs whole, as Transformers would run it. Answers come
+back in the entries' order.
 """
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import torch
-from transformers import AutoModel, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 
 from inference.checkpoint import Checkpoint
 from inference.device import Device, model_edge
 from inference.errors import CannotServe, InferenceError
-from inference.heads import embed
-from inference.packing import Layout, layout, packed_as, position_offset, probes, self_test
-from inference.request import Batch, Row, RowFailed, Tokens
+from inference.heads import Head, OwnHead, Pooled, Rows, TokenVectors, own_head
+from inference.packing import layout, packed_as, position_offset, probes, self_test
+from inference.request import Batch, Output, Request, Row, RowFailed, Tokens
+from inference.task import Task
+from inference.tokenizer import Vocabulary
+from inference.weights import load_weights
 
 _log = logging.getLogger(__name__)
 
-_UNUSED_WEIGHTS: Final = ("pooler.",)  # no part of the hidden states
-_MIN_COSINE: Final = 0.999  # of a half-precision answer with the float32 one
+_MAX_DRIFT: Final = 0.045  # of half-precision answers from float32 ones: for unit vectors a cosine of 0.999
+_OUTPUTS: Final[Mapping[Task, Output]] = {
+    "embed": "vector",
+    "rerank": "logits",
+    "classify": "logits",
+    "token-classify": "token logits",
+    "fill-mask": "mask logits",
+    "sparse": "term weights",
+}
 
 
 class Encoder:
     """A loaded encoder on one device: implements Runtime."""
 
-    def __init__(self, checkpoint: Checkpoint, device: Device, dtype: torch.dtype) -> None:
-        """Load the weights and find out whether the model may be packed; raises CannotServe."""
+    def __init__(
+        self, checkpoint: Checkpoint, device: Device, dtype: torch.dtype, vocabulary: Vocabulary | None = None
+    ) -> None:
+        """Load the weights and find the heads; raises CannotServe."""
         self._checkpoint = checkpoint
         self._device = device
-        self._model = _load(checkpoint, device, dtype)
-        self._parameters = inspect.signature(inspect.unwrap(type(self._model).forward)).parameters
+        self._model = load_weights(checkpoint, device, dtype)
+        self._base: torch.nn.Module = self._model.base_model
+        self._takes = {part: _parameters(part) for part in (self._model, self._base)}
         self._offset = position_offset(self._model)
-        self.padded_because: str | None = "not tested yet"
+        self.output = _OUTPUTS[checkpoint.task]
         self.max_length = self._longest()
+        self.padded_because: str | None = "not tested yet"
+        self._heads = self._find_heads(vocabulary or Vocabulary())
 
     @property
     def packed(self) -> bool:
@@ -48,7 +62,7 @@ class Encoder:
 
     @property
     def hidden_size(self) -> int:
-        """Width of an answer."""
+        """Width of a hidden state."""
         return int(self._model.config.hidden_size)
 
     @property
@@ -58,11 +72,13 @@ class Encoder:
 
     def choose_packing(self) -> None:
         """Run the self-test: packed if packed answers equal single ones, else padded."""
+        if not self._heads:
+            return
         own_attention = self._model.config._attn_implementation  # noqa: SLF001 - transformers has no public reader
         with torch.inference_mode():
             try:
                 with model_edge():
-                    self.padded_because = self_test(self._model, self._alone, self._packed, self.max_length)
+                    self.padded_because = self_test(self._model, self._alone, self._together, self.max_length)
             except InferenceError as err:
                 self.padded_because = str(err)
         if not self.packed:
@@ -70,32 +86,80 @@ class Encoder:
 
     def launch(self, batch: Batch) -> "_Launched":
         """Run a batch: asynchronous on CUDA, computed on return on a CPU."""
-        sequences = [entry.request.tokens for entry in batch.entries]
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        requests = [entry.request for entry in batch.entries]
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].tokens))
+        ordered = [requests[i] for i in order]
         with model_edge(), torch.inference_mode():
-            return _Launched(self.run([sequences[i] for i in order]), order)
+            return _Launched(self.run(ordered), ordered, order)
 
-    def run(self, sequences: Sequence[Tokens]) -> torch.Tensor:
-        """Answer sequences (best sorted by length): [sequences, hidden], float32, on the device."""
-        return self._packed(sequences) if self.packed else self._padded(sequences)
+    def run(self, requests: Sequence[Request]) -> Mapping[Output, Rows]:
+        """Answer requests (best sorted by length): the rows of every output that one of them asks for."""
+        if not self._heads:
+            return {self.output: self._whole(requests)}
+        hidden = self._packed(requests) if self.packed else self._padded(requests)
+        runs = layout([len(request.tokens) for request in requests])
+        return {output: self._heads[output](hidden, runs, requests) for output in {r.output for r in requests}}
 
-    def cosine(self, other: "Encoder") -> float:
-        """Compare with the same model in another dtype: the lowest cosine of both answers to 8 probes."""
-        lengths = [min(2**i, self.max_length) for i in range(8)]
-        samples = probes(self._model, lengths)
+    def rows(self, requests: Sequence[Request]) -> list[Row]:
+        """Answer requests and wait: one row each, on the host."""
         with model_edge(), torch.inference_mode():
-            return float(torch.cosine_similarity(self.run(samples), other.run(samples)).min())
+            return _answers(self.run(requests), requests)
 
-    def _alone(self, tokens: Tokens) -> torch.Tensor:
-        return self._padded([tokens])[0]
+    def drift(self, other: "Encoder") -> float:
+        """Compare with the same model in another dtype: the largest distance of two answers, in answers' lengths."""
+        samples = self._asked(probes(self._model, [min(2**i, self.max_length) for i in range(8)]))
+        pairs = list(zip(self.rows(samples), other.rows(samples), strict=True))
+        length = np.sqrt(np.mean([np.square(reference).sum() for _, reference in pairs]))
+        return float(max(np.linalg.norm(row - reference) for row, reference in pairs) / length)
 
-    def _packed(self, sequences: Sequence[Tokens]) -> torch.Tensor:
+    def _find_heads(self, vocabulary: Vocabulary) -> dict[Output, Head]:
+        """Return a head an output; none if the model has to run whole. Raises CannotServe."""
+        checkpoint = self._checkpoint
+        if checkpoint.task == "embed":
+            return {
+                "vector": Pooled(checkpoint.pooling, checkpoint.normalise),
+                "raw vector": Pooled(checkpoint.pooling, normalise=False),
+                "token vectors": TokenVectors(),
+            }
+        samples = self._asked(probes(self._model, [min(length, self.max_length) for length in (3, 8, 5)]))
+        try:
+            with model_edge(), torch.inference_mode():
+                hidden = [self._padded([sample]) for sample in samples]
+                logits = [self._logits([sample])[0] for sample in samples]
+                head = own_head(OwnHead(self._model), self.output, vocabulary, hidden, logits)
+        except InferenceError as err:
+            if checkpoint.causal or self.output not in ("logits", "token logits"):
+                raise CannotServe(f"model {checkpoint.name}: {err}") from err
+            self.padded_because = f"its own head cannot be run apart from it ({err})"
+            return {}
+        return {self.output: head, "token vectors": TokenVectors()}
+
+    def _alone(self, tokens: Tokens) -> Row:
+        requests = self._asked([tokens])
+        return _split(self._heads[requests[0].output](self._padded(requests), layout([len(tokens)]), requests), 1)[0]
+
+    def _together(self, sequences: Sequence[Tokens]) -> list[Row]:
+        requests = self._asked(sequences)
         runs = layout([len(tokens) for tokens in sequences])
-        positions = np.concatenate([self._positions(tokens) for tokens in sequences])
-        inputs = {"input_ids": self._place(np.concatenate(sequences)), "position_ids": self._place(positions)}
+        return _split(self._heads[requests[0].output](self._packed(requests), runs, requests), len(requests))
+
+    def _asked(self, sequences: Sequence[Tokens]) -> list[Request]:
+        """Ask for what tells most: where a head works token by token, the states that it works on."""
+        output: Output = self.output if self.output in ("vector", "logits") else "token vectors"
+        return [Request(self._checkpoint.name, tokens, output=output) for tokens in sequences]
+
+    def _packed(self, requests: Sequence[Request]) -> torch.Tensor:
+        runs = layout([len(request.tokens) for request in requests])
+        positions = np.concatenate([self._positions(request.tokens) for request in requests])
+        inputs = {
+            "input_ids": self._place(np.concatenate([request.tokens for request in requests])),
+            "position_ids": self._place(positions),
+            "token_type_ids": self._place(np.concatenate([_types(request) for request in requests])),
+        }
         with packed_as(runs):
-            hidden = self._forward(inputs)  # [1, tokens, hidden]
-        return self._head(hidden[0], runs)
+            states = self._forward(self._base, inputs).last_hidden_state  # [1, tokens, hidden]
+        hidden: torch.Tensor = states[0]
+        return hidden
 
     def _positions(self, tokens: Tokens) -> np.ndarray[Any, Any]:
         """Positions of one sequence; models that count from the padding id on do not count padding ids."""
@@ -105,23 +169,40 @@ class Encoder:
         positions: np.ndarray[Any, Any] = np.cumsum(real) * real + self._offset - 1
         return positions
 
-    def _padded(self, sequences: Sequence[Tokens]) -> torch.Tensor:
-        lengths = np.array([len(tokens) for tokens in sequences])
-        real = np.arange(lengths.max()) < lengths[:, None]  # [sequences, longest]
-        ids = np.full(real.shape, self._model.config.pad_token_id or 0)
-        ids[real] = np.concatenate(sequences)
-        mask = torch.from_numpy(real).to(self._device.place)
-        hidden = self._forward({"input_ids": self._place(ids), "attention_mask": mask.long()})
-        return self._head(hidden[mask], layout(lengths.tolist()))
-
-    def _forward(self, inputs: dict[str, Any]) -> torch.Tensor:
-        if "token_type_ids" in self._parameters:
-            inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-        hidden: torch.Tensor = self._model(**inputs, return_dict=True).last_hidden_state
+    def _padded(self, requests: Sequence[Request]) -> torch.Tensor:
+        """Return hidden states without those of the padding: [tokens, hidden]."""
+        inputs, real = self._pad(requests)
+        hidden: torch.Tensor = self._forward(self._base, inputs).last_hidden_state[real]
         return hidden
 
-    def _head(self, hidden: torch.Tensor, runs: Layout) -> torch.Tensor:
-        return embed(hidden, runs, self._checkpoint.pooling, normalise=self._checkpoint.normalise)
+    def _whole(self, requests: Sequence[Request]) -> Rows:
+        """Return what the whole model says, [sequences, labels] or [tokens, labels]."""
+        _, real = self._pad(requests)
+        logits = self._logits(requests).float()
+        if self.output == "logits":
+            return Rows(logits)
+        return Rows(logits[real], [len(request.tokens) for request in requests])
+
+    def _logits(self, requests: Sequence[Request]) -> torch.Tensor:
+        """Run the whole model, padded: [sequences, labels], or [sequences, longest, labels]."""
+        inputs, _ = self._pad(requests)
+        logits: torch.Tensor = self._forward(self._model, inputs).logits
+        return logits
+
+    def _pad(self, requests: Sequence[Request]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        lengths = np.array([len(request.tokens) for request in requests])
+        real = np.arange(lengths.max()) < lengths[:, None]  # [sequences, longest]
+        ids, types = np.full(real.shape, self._model.config.pad_token_id), np.zeros(real.shape)
+        ids[real] = np.concatenate([request.tokens for request in requests])
+        types[real] = np.concatenate([_types(request) for request in requests])
+        mask = torch.from_numpy(real).to(self._device.place)
+        inputs = {"input_ids": self._place(ids), "attention_mask": mask.long(), "token_type_ids": self._place(types)}
+        return inputs, mask
+
+    def _forward(self, part: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+        """Run the model or its base with what it takes: some know no token types, some no positions."""
+        taken = self._takes[part]
+        return part(**{name: tensor for name, tensor in inputs.items() if name in taken}, return_dict=True)
 
     def _place(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
         batched = ids if ids.ndim > 1 else ids[None]
@@ -136,55 +217,56 @@ class Encoder:
 class _Launched:
     """A batch on its way: implements runtime.Launched."""
 
-    def __init__(self, rows: torch.Tensor, order: Sequence[int]) -> None:
-        self._rows = rows
+    def __init__(self, answers: Mapping[Output, Rows], requests: Sequence[Request], order: Sequence[int]) -> None:
+        self._answers = answers
+        self._requests = requests
         self._order = order
 
     def wait(self) -> Sequence[Row | RowFailed]:
         with model_edge():
-            rows = self._rows.cpu().numpy()
-        finite = np.isfinite(rows).all(axis=1)
+            rows = _answers(self._answers, self._requests)
         outcomes: list[Row | RowFailed] = [RowFailed("the model's answer is not finite")] * len(self._order)
-        for place, row, usable in zip(self._order, rows, finite, strict=True):
-            if usable:
+        for place, row in zip(self._order, rows, strict=True):
+            if np.isfinite(row).all():
                 outcomes[place] = row
         return outcomes
 
 
-def load_encoder(checkpoint: Checkpoint, device: Device, dtype: torch.dtype) -> Encoder:
+def load_encoder(
+    checkpoint: Checkpoint, device: Device, dtype: torch.dtype, vocabulary: Vocabulary | None = None
+) -> Encoder:
     """Load, compare a half-precision model with float32, and choose packing; raises CannotServe."""
-    encoder = Encoder(checkpoint, device, dtype)
+    encoder = Encoder(checkpoint, device, dtype, vocabulary)
     encoder.choose_packing()
     if dtype != torch.float32:
-        _check_precision(encoder, Encoder(checkpoint, device, torch.float32))
+        _check_precision(encoder, Encoder(checkpoint, device, torch.float32, vocabulary))
     how = "packed" if encoder.packed else f"padded, since {encoder.padded_because}"
     _log.info("model %s: %s on %s, %s", checkpoint.name, str(dtype).removeprefix("torch."), device.name, how)
     return encoder
 
 
-def _load(checkpoint: Checkpoint, device: Device, dtype: torch.dtype) -> PreTrainedModel:
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        with model_edge():
-            model, info = AutoModel.from_pretrained(
-                checkpoint.path,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-            model = model.eval().to(device.place)
-    except InferenceError as err:
-        raise CannotServe(f"model {checkpoint.name}: {err}") from err
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith(_UNUSED_WEIGHTS))
-    if missing:
-        raise CannotServe(f"model {checkpoint.name}: the weights lack {missing[0]} and {len(missing) - 1} more")
-    loaded: PreTrainedModel = model
-    return loaded
+def _parameters(part: torch.nn.Module) -> frozenset[str]:
+    return frozenset(inspect.signature(inspect.unwrap(type(part).forward)).parameters)
+
+
+def _types(request: Request) -> np.ndarray[Any, Any]:
+    return np.zeros(len(request.tokens)) if request.types is None else request.types
+
+
+def _answers(rows: Mapping[Output, Rows], requests: Sequence[Request]) -> list[Row]:
+    """Move rows to the host and give each request the one that it asked for."""
+    split = {output: _split(of_output, len(requests)) for output, of_output in rows.items()}
+    return [split[request.output][index] for index, request in enumerate(requests)]
+
+
+def _split(rows: Rows, count: int) -> list[Row]:
+    values = rows.values.cpu().numpy()
+    if rows.counts is None:
+        return [values[index] for index in range(count)]
+    return np.split(values, np.cumsum(rows.counts)[:-1])
 
 
 def _check_precision(encoder: Encoder, reference: Encoder) -> None:
-    cosine = encoder.cosine(reference)
-    if not cosine >= _MIN_COSINE:
-        raise CannotServe(f"its answers in the wanted dtype have cosine {cosine:.4f} with float32: use --dtype float32")
+    drift = encoder.drift(reference)
+    if not drift <= _MAX_DRIFT:
+        raise CannotServe(f"its answers in the wanted dtype are {drift:.1%} off float32's: use --dtype float32")

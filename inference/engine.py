@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from inference.batcher import Batcher, BatcherStatistics, Observer
@@ -16,7 +16,8 @@ from inference.errors import CannotServe, DeviceLost, RuntimeFailed, Unavailable
 from inference.profile import Profile, measure, rehearse
 from inference.request import Call, Result
 from inference.scheduler import Lane, Refused, Scheduler, Work
-from inference.tokenizer import highest_id
+from inference.task import Ability, ProblemType, Task, abilities
+from inference.tokenizer import TokenizerFile, read_vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class ServedModel:
     """A model that is ready: what it is, and how its text becomes tokens."""
 
     name: str
-    task: str
+    task: Task
+    abilities: tuple[Ability, ...]
     revision: str | None
     dtype: str
     device: str
@@ -47,9 +49,14 @@ class ServedModel:
     vocab_size: int
     max_length: int  # tokens, special tokens included
     normalised: bool
-    tokenizer_json: str
-    load_s: float
-    warm_up_s: float
+    tokenizer: TokenizerFile
+    load_s: float = 0.0
+    warm_up_s: float = 0.0
+    causal: bool = False
+    labels: tuple[str, ...] = ()
+    problem_type: ProblemType = "single_label_classification"
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
 
 
 class Engine:
@@ -94,7 +101,15 @@ class Engine:
         """Measure every loaded model on its device (blocking; instead of `start`, not beside it)."""
         cap_s = self._config.limits.max_batch_s
         return [
-            measure(name, runtime, lane, max_length=self.models[name].max_length, max_batch_s=cap_s, rounds=rounds)
+            measure(
+                name,
+                runtime.output,
+                runtime,
+                lane,
+                max_length=self.models[name].max_length,
+                max_batch_s=cap_s,
+                rounds=rounds,
+            )
             for name, (runtime, lane) in self._measurable.items()
         ]
 
@@ -149,10 +164,11 @@ class Engine:
     def _load(self, checkpoint: Checkpoint, device: Device, budget: int) -> tuple[ServedModel, Encoder, Lane]:
         self._progress(Progress(checkpoint.name, "load", 0, 1))
         started = self._clock()
-        tokenizer_json, tokenizer_limit = checkpoint.tokenizer()
+        tokenizer = checkpoint.tokenizer()
+        vocabulary = read_vocabulary(tokenizer)
         dtype = choose_dtype(self._config.device, device, checkpoint)
-        encoder = load_encoder(checkpoint, device, dtype)
-        if highest_id(tokenizer_json) >= encoder.vocab_size:
+        encoder = load_encoder(checkpoint, device, dtype, vocabulary)
+        if vocabulary.highest >= encoder.vocab_size:
             raise CannotServe(f"model {checkpoint.name}: its tokenizer has ids that its weights do not know")
         self._progress(Progress(checkpoint.name, "load", 1, 1))
         loaded = self._clock()
@@ -160,18 +176,24 @@ class Engine:
         self._warm_up(checkpoint.name, encoder, lane, budget)
         served = ServedModel(
             name=checkpoint.name,
-            task="embed",
+            task=checkpoint.task,
+            abilities=abilities(checkpoint.task, checkpoint.labels),
             revision=checkpoint.revision,
             dtype=str(dtype).removeprefix("torch."),
             device=device.name,
             packed=encoder.packed,
             hidden_size=encoder.hidden_size,
             vocab_size=encoder.vocab_size,
-            max_length=min(encoder.max_length, tokenizer_limit),
+            max_length=min(encoder.max_length, tokenizer.max_length),
             normalised=checkpoint.normalise,
-            tokenizer_json=tokenizer_json,
+            tokenizer=tokenizer,
             load_s=loaded - started,
             warm_up_s=self._clock() - loaded,
+            causal=checkpoint.causal,
+            labels=checkpoint.labels,
+            problem_type=checkpoint.problem_type,
+            prompts=checkpoint.prompts,
+            default_prompt=checkpoint.default_prompt,
         )
         return served, encoder, lane
 
@@ -181,8 +203,8 @@ class Engine:
         for done, lengths in enumerate(plans):
             self._progress(Progress(name, "warm up", done, len(plans)))
             shape = lane.shape(lengths)
-            rehearse(name, lengths, shape, encoder)
-            lane.cost.observe(shape, rehearse(name, lengths, shape, encoder))
+            rehearse(name, encoder.output, lengths, shape, encoder)
+            lane.cost.observe(shape, rehearse(name, encoder.output, lengths, shape, encoder))
         lane.cost.settle()
         self._progress(Progress(name, "warm up", len(plans), len(plans)))
 

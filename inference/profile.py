@@ -9,7 +9,7 @@ import numpy as np
 
 from inference.cost import Curve
 from inference.errors import InferenceError
-from inference.request import Batch, Call, Entry, Request, Result, Shape
+from inference.request import Batch, Call, Entry, Output, Request, Result, Shape
 from inference.runtime import Runtime
 from inference.scheduler import Lane
 
@@ -47,9 +47,9 @@ class _Nobody:
         pass
 
 
-def rehearse(model: str, lengths: Sequence[int], shape: Shape, runtime: Runtime) -> float:
+def rehearse(model: str, output: Output, lengths: Sequence[int], shape: Shape, runtime: Runtime) -> float:
     """Run a batch that nobody asked for, and return its seconds."""
-    requests = [Request(model, np.ones(length, np.int32)) for length in lengths]
+    requests = [Request(model, np.ones(length, np.int32), output=output) for length in lengths]
     call = Call(requests, deadline=float("inf"))
     batch = Batch(model, tuple(Entry(request, call, _Nobody(), 0.0) for request in requests), shape, 0.0)
     started = time.perf_counter()
@@ -57,7 +57,9 @@ def rehearse(model: str, lengths: Sequence[int], shape: Shape, runtime: Runtime)
     return time.perf_counter() - started
 
 
-def measure(model: str, runtime: Runtime, lane: Lane, *, max_length: int, max_batch_s: float, rounds: int) -> Profile:
+def measure(
+    model: str, output: Output, runtime: Runtime, lane: Lane, *, max_length: int, max_batch_s: float, rounds: int
+) -> Profile:
     """Predict and run batches of random lengths, then learn from them: error first, curve after."""
     random = np.random.default_rng(0)
     errors = []
@@ -65,7 +67,7 @@ def measure(model: str, runtime: Runtime, lane: Lane, *, max_length: int, max_ba
         count = int(random.integers(1, 17))
         lengths = np.clip(random.lognormal(np.log(40), 0.9, count), 2, max_length).astype(int).tolist()
         shape = lane.shape(lengths)
-        predicted_s, seconds = lane.cost.seconds(shape), rehearse(model, lengths, shape, runtime)
+        predicted_s, seconds = lane.cost.seconds(shape), rehearse(model, output, lengths, shape, runtime)
         errors.append(abs(seconds / predicted_s - 1.0))
         lane.cost.observe(shape, seconds)
     p50, p95 = np.percentile(errors, [50, 95])

@@ -6,7 +6,7 @@ Values only: no torch, no asyncio, no policy.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,24 @@ Tokens = npt.NDArray[np.int32]
 """Token ids of one input, special tokens included: [tokens], int32."""
 
 Row = npt.NDArray[np.float32]
-"""What the model made of one input; for `embed` [hidden], float32."""
+"""What the model made of one input, float32; its shape is the output's."""
+
+Output = Literal["vector", "raw vector", "token vectors", "logits", "token logits", "mask logits", "term weights"]
+"""
+What is asked of a model, and the shape of its row:
+`vector` [hidden] as its checkpoint scales it, `raw vector` [hidden] unscaled, `token vectors` [tokens, hidden],
+`logits` [labels], `token logits` [tokens, labels], `mask logits` [masks, vocabulary], `term weights` [vocabulary].
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One input to one model."""
+    """One input to one model, and what is asked about it."""
 
     model: str
     tokens: Tokens
+    types: Tokens | None = None  # token types, [tokens]; None: the model takes none, or all are 0
+    output: Output = "vector"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

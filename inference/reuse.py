@@ -25,8 +25,9 @@ Key = tuple[str, bytes]
 
 def digest(request: Request) -> bytes:
     """Return 128 bits that name an input of a model (BLAKE2b)."""
-    name = request.model.encode()
-    return hashlib.blake2b(len(name).to_bytes(4, "little") + name + request.tokens.tobytes(), digest_size=16).digest()
+    asked = f"{len(request.model)} {request.model} {request.output} {len(request.tokens)} ".encode()
+    types = b"" if request.types is None else request.types.tobytes()
+    return hashlib.blake2b(asked + request.tokens.tobytes() + types, digest_size=16).digest()
 
 
 @dataclass(eq=False, slots=True)

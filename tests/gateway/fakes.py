@@ -20,7 +20,7 @@ from gateway.app import create_app
 from gateway.config import Settings
 from gateway.lifecycle import Lifecycle
 from gateway.telemetry import Metrics
-from inference import CannotServe, Client, Dispatched, Limits, Report, ServedModel, Unavailable
+from inference import CannotServe, Client, Dispatched, Limits, Report, ServedModel, TokenizerFile, Unavailable
 from inference.batcher import Batcher, BatcherStatistics
 from inference.cost import CostModel
 from inference.request import Batch, Call, Result, Row, RowFailed
@@ -49,6 +49,7 @@ def served(name: str = MODEL) -> ServedModel:
     return ServedModel(
         name=name,
         task="embed",
+        abilities=("embed", "similarity"),
         revision=None,
         dtype="float32",
         device="cpu",
@@ -57,7 +58,7 @@ def served(name: str = MODEL) -> ServedModel:
         vocab_size=VOCABULARY,
         max_length=MAX_LENGTH,
         normalised=True,
-        tokenizer_json=tokenizer_json(),
+        tokenizer=TokenizerFile(tokenizer_json(), MAX_LENGTH),
         load_s=1.5,
         warm_up_s=2.5,
     )

@@ -122,7 +122,7 @@ async def test_with_two_models_the_name_decides() -> None:
         unnamed = await subject.embed({"input": "w0"})
 
     assert named.json()["model"] == "two"
-    assert unnamed.status_code == 404
+    assert unnamed.status_code == 400
     assert unnamed.json()["error"]["param"] == "model"
 
 

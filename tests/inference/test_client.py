@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference import Client, Embed, Inputs, Limits, ServedModel
+from inference import Client, Embed, Inputs, Limits, Rerank, ServedModel, Terms
 from inference.batcher import BatcherStatistics, DeviceStatistics
 from inference.checkpoint import read_checkpoint
 from inference.errors import DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
 from inference.request import Call, Result, Shape, Timings
 from inference.reuse import ReuseStatistics
 from inference.scheduler import Refused, SchedulerStatistics, Work
+from inference.task import abilities
 
 pytestmark = pytest.mark.anyio
 
@@ -61,8 +62,21 @@ class FakeEngine:
 
 @pytest.fixture(scope="module")
 def served(tiny_paths: dict[str, Path]) -> ServedModel:
-    tokenizer_json, _ = read_checkpoint("tiny", tiny_paths["bert"]).tokenizer()
-    return ServedModel("tiny", "embed", None, "float32", "cpu", True, 4, 120, 20, True, tokenizer_json, 0.0, 0.0)
+    tokenizer = read_checkpoint("tiny", tiny_paths["bert"]).tokenizer()
+    return ServedModel(
+        name="tiny",
+        task="embed",
+        abilities=abilities("embed", ()),
+        revision=None,
+        dtype="float32",
+        device="cpu",
+        packed=True,
+        hidden_size=4,
+        vocab_size=120,
+        max_length=20,
+        normalised=True,
+        tokenizer=tokenizer,
+    )
 
 
 @pytest.fixture
@@ -77,7 +91,8 @@ async def started(engine: FakeEngine, *, limits: Limits | None = None, auto_trun
 
 
 def ask(*items: object, **options: object) -> Embed:
-    return Embed(Inputs(items), timeout_s=5.0, **options)  # type: ignore[arg-type]
+    terms = {name: options.pop(name) for name in ("model", "truncation") if name in options}
+    return Embed(Inputs(items), Terms(5.0, **terms), **options)  # type: ignore[arg-type]
 
 
 async def test_texts_come_back_in_order_with_their_real_tokens(engine: FakeEngine) -> None:
@@ -85,7 +100,7 @@ async def test_texts_come_back_in_order_with_their_real_tokens(engine: FakeEngin
 
     made = await client.embed(ask("w1 w2 w3", "w1"))
 
-    assert [vector[0] for vector in made.vectors] == [5, 3]
+    assert [vector[0] for vector in made.items] == [5, 3]
     assert made.tokens == 8
     assert engine.calls[0].deadline == 105.0
 
@@ -106,12 +121,39 @@ async def test_the_only_model_needs_no_name(engine: FakeEngine, served: ServedMo
     assert made.model == served.name
 
 
-@pytest.mark.parametrize("name", [None, "other", ""])
-async def test_of_several_models_one_must_be_named(served: ServedModel, name: str | None) -> None:
+async def test_of_several_models_one_must_be_named(served: ServedModel) -> None:
+    client = await started(FakeEngine(served, replace(served, name="second")))
+
+    with pytest.raises(InvalidRequest, match="which model is meant: tiny, second") as refused:
+        await client.embed(ask("w1"))
+
+    assert refused.value.field == "model"
+
+
+@pytest.mark.parametrize("name", ["other", ""])
+async def test_a_model_that_is_not_served_is_unknown(served: ServedModel, name: str) -> None:
     client = await started(FakeEngine(served, replace(served, name="second")))
 
     with pytest.raises(UnknownModel, match="tiny, second"):
         await client.embed(ask("w1", model=name))
+
+
+async def test_the_only_model_of_a_task_needs_no_name(served: ServedModel) -> None:
+    reranker = replace(served, name="ranker", task="rerank", abilities=abilities("rerank", ()))
+    client = await started(FakeEngine(reranker, served))
+
+    made = await client.embed(ask("w1"))
+
+    assert made.model == "tiny"
+
+
+async def test_what_a_model_cannot_do_is_said_with_what_it_can(engine: FakeEngine) -> None:
+    client = await started(engine)
+
+    with pytest.raises(InvalidRequest, match="cannot rerank: tiny can embed, similarity"):
+        await client.rerank(Rerank(Inputs([("w1", "w2")]), Terms(1.0)))
+
+    assert engine.calls == []
 
 
 @pytest.mark.parametrize(
@@ -147,19 +189,19 @@ async def test_a_single_input_is_named_without_an_index(engine: FakeEngine) -> N
     client = await started(engine)
 
     with pytest.raises(InvalidRequest) as refused:
-        await client.embed(Embed(Inputs([""], "inputs", single=True), timeout_s=1.0))
+        await client.embed(Embed(Inputs([""], "inputs", single=True), Terms(1.0)))
 
     assert refused.value.field == "inputs"
 
 
-@pytest.mark.parametrize(("truncate", "auto_truncate"), [(True, False), (False, True)])
+@pytest.mark.parametrize(("truncation", "auto_truncate"), [("end", False), ("none", True)])
 @pytest.mark.parametrize("text", ["w1 " * 30, "w1 " * 3000], ids=["on the loop", "in a thread"])
 async def test_long_texts_are_cut_when_asked_for(
-    engine: FakeEngine, truncate: bool, auto_truncate: bool, text: str
+    engine: FakeEngine, truncation: str, auto_truncate: bool, text: str
 ) -> None:
     client = await started(engine, auto_truncate=auto_truncate)
 
-    made = await client.embed(ask(text, truncate=truncate))
+    made = await client.embed(ask(text, truncation=truncation))
 
     assert made.tokens == 20
     assert engine.calls[0].requests[0].tokens[-1] == 3
@@ -168,7 +210,7 @@ async def test_long_texts_are_cut_when_asked_for(
 async def test_long_token_lists_are_cut_when_asked_for(engine: FakeEngine) -> None:
     client = await started(engine)
 
-    made = await client.embed(ask(list(range(40)), truncate=True))
+    made = await client.embed(ask(list(range(40)), truncation="end"))
 
     assert made.tokens == 20
 
@@ -178,7 +220,7 @@ async def test_fewer_dimensions_are_scaled_to_length_one_again(engine: FakeEngin
 
     made = await client.embed(ask([4, 4, 4], dimensions=2))
 
-    assert made.vectors[0].tolist() == pytest.approx([0.6, 0.8])
+    assert made.items[0].tolist() == pytest.approx([0.6, 0.8])
 
 
 async def test_the_first_gate_refuses_before_tokenising(engine: FakeEngine) -> None:
@@ -196,7 +238,7 @@ async def test_the_first_gate_refuses_before_tokenising(engine: FakeEngine) -> N
 async def test_the_first_gate_never_asks_for_more_than_the_second(engine: FakeEngine, text: str) -> None:
     client = await started(engine)
 
-    made = await client.embed(ask(text, text, truncate=True))
+    made = await client.embed(ask(text, text, truncation="end"))
 
     assert engine.gates[0].tokens <= made.tokens
 

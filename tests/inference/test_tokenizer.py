@@ -6,49 +6,52 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from inference.checkpoint import Checkpoint
-from inference.tokenizer import TextTokenizer
+from inference.tokenizer import TextTokenizer, Truncation
 
+WAYS: tuple[Truncation, ...] = ("none", "end", "start")
 TEXTS = ["hello world", "Ünïcödé and 中文 and emoji 🙂", "a", " ", "word " * 400, "\x00null", "[SEP] in text"]
 
 
 @pytest.fixture(scope="module")
 def tokenizer(minilm: Checkpoint) -> TextTokenizer:
-    return TextTokenizer(minilm.tokenizer()[0], 256)
+    return TextTokenizer(minilm.tokenizer(), 256)
 
 
 def test_texts_become_the_ids_that_transformers_gives(tokenizer: TextTokenizer, minilm_path: Path) -> None:
     reference = AutoTokenizer.from_pretrained(minilm_path)
 
-    tokens = tokenizer.encode(TEXTS, truncate=False)
+    tokens = tokenizer.encode(TEXTS)
 
-    assert [ids.tolist() for ids in tokens] == [reference(text, truncation=False)["input_ids"] for text in TEXTS]
+    assert [piece.ids.tolist() for piece in tokens] == [
+        reference(text, truncation=False)["input_ids"] for text in TEXTS
+    ]
 
 
 def test_padding_and_truncation_baked_into_the_file_do_not_count(tokenizer: TextTokenizer) -> None:
-    short, long = tokenizer.encode(["hello", "word " * 400], truncate=False)
+    short, long = tokenizer.encode(["hello", "word " * 400])
 
-    assert len(short) == 3
-    assert len(long) == 402
+    assert len(short.ids) == 3
+    assert len(long.ids) == 402
 
 
 def test_truncation_keeps_the_closing_special_token(tokenizer: TextTokenizer) -> None:
-    (cut,) = tokenizer.encode(["word " * 400], truncate=True)
+    (cut,) = tokenizer.encode(["word " * 400], "end")
 
-    assert len(cut) == 256
-    assert cut[-1] == 102
+    assert len(cut.ids) == 256
+    assert cut.ids[-1] == 102
 
 
 def test_threads_share_a_tokenizer_without_disturbing_each_other(tokenizer: TextTokenizer) -> None:
-    expected = [tokenizer.encode(TEXTS, truncate=flag) for flag in (False, True)]
+    expected = {way: tokenizer.encode(TEXTS, way) for way in WAYS}
     wrong: list[object] = []
 
-    def work(flag: bool) -> None:
+    def work(way: Truncation) -> None:
         for _ in range(50):
-            got = tokenizer.encode(TEXTS, truncate=flag)
-            if any((a != b).any() for a, b in zip(got, expected[flag], strict=True)):
+            got = tokenizer.encode(TEXTS, way)
+            if any((a.ids != b.ids).any() for a, b in zip(got, expected[way], strict=True)):
                 wrong.append(got)
 
-    threads = [threading.Thread(target=work, args=(i % 2 == 0,)) for i in range(6)]
+    threads = [threading.Thread(target=work, args=(WAYS[i % 3],)) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -61,13 +64,44 @@ def test_threads_share_a_tokenizer_without_disturbing_each_other(tokenizer: Text
 def test_a_very_long_text_is_cut_as_if_all_of_it_had_been_read(
     tokenizer: TextTokenizer, minilm: Checkpoint, text: str
 ) -> None:
-    whole = Tokenizer.from_str(minilm.tokenizer()[0])
+    whole = Tokenizer.from_str(minilm.tokenizer().json)
     whole.no_padding()
     whole.enable_truncation(256)
 
-    (cut,) = tokenizer.encode([text], truncate=True)
-    (exact,) = tokenizer.encode([text], truncate=False)
+    (cut,) = tokenizer.encode([text], "end")
+    (exact,) = tokenizer.encode([text])
 
-    assert cut.tolist() == whole.encode(text).ids
+    assert cut.ids.tolist() == whole.encode(text).ids
     whole.no_truncation()
-    assert (len(exact) > 256) is (len(whole.encode(text).ids) > 256)
+    assert (len(exact.ids) > 256) is (len(whole.encode(text).ids) > 256)
+
+
+@pytest.mark.parametrize("text", ["word " * 300, "a b " * 9000 + "the end", "short"])
+def test_the_start_is_cut_where_the_end_matters(tokenizer: TextTokenizer, minilm_path: Path, text: str) -> None:
+    reference = AutoTokenizer.from_pretrained(minilm_path, truncation_side="left", model_max_length=256)
+
+    (cut,) = tokenizer.encode([text], "start")
+
+    assert cut.ids.tolist() == reference(text, truncation=True)["input_ids"]
+
+
+def test_pairs_become_the_ids_and_types_that_transformers_gives(tokenizer: TextTokenizer, minilm_path: Path) -> None:
+    reference = AutoTokenizer.from_pretrained(minilm_path, model_max_length=256)
+    pairs = [("a query", "a document"), ("long " * 500, "short"), ("both " * 300, "long " * 400)]
+
+    pieces = tokenizer.encode(pairs, "end")
+
+    for pair, piece in zip(pairs, pieces, strict=True):
+        expected = reference(*pair, truncation=True)
+        assert piece.ids.tolist() == expected["input_ids"]
+        assert piece.types is not None and piece.types.tolist() == expected["token_type_ids"]
+
+
+def test_marked_tokens_know_their_characters(tokenizer: TextTokenizer) -> None:
+    text = "Zoë lives in 東京 🙂"
+
+    (marked,) = tokenizer.mark([text])
+
+    pieces = [text[start:end] for start, end in marked.offsets[1:-1]]
+    assert pieces == ["Zoë", "lives", "in", "東", "京", "🙂"]
+    assert list(marked.special) == [1, 0, 0, 0, 0, 0, 0, 1]

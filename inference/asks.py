@@ -1,0 +1,180 @@
+"""What may be asked of a client, and what it answers: in no dialect, no tensor."""
+
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.request import Row
+from inference.spans import Aggregation
+from inference.tokenizer import Text, Truncation
+
+Item = TypeVar("Item")
+InputType = Literal["query", "document"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Who asks, of which model, and how long the answer may take. `model` None: the only one that can do it."""
+
+    timeout_s: float
+    model: str | None = None
+    truncation: Truncation = "none"
+    caller: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Texts, pairs of texts or lists of token ids, and how their caller names them."""
+
+    items: Sequence[Text] | Sequence[Sequence[int]]
+    field: str = "input"
+    single: bool = False
+
+    def name(self, index: int) -> str:
+        """Return what the caller calls the item at this index."""
+        return self.field if self.single else f"{self.field}[{index}]"
+
+    @property
+    def size(self) -> int:
+        """Characters of the texts, or token ids."""
+        return sum(map(size_of, self.items))
+
+
+def size_of(item: Sized) -> int:
+    """Return the characters of a text or of both of a pair, or the token ids of a list."""
+    return sum(map(len, item)) if isinstance(item, tuple) else len(item)
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Embeddings of inputs. The prompt is named by the caller, found by the kind of input, or the model's default."""
+
+    inputs: Inputs
+    terms: Terms
+    dimensions: int | None = None
+    prompt_name: str | None = None
+    input_type: InputType | None = None
+    output: Literal["vector", "raw vector", "token vectors"] = "vector"
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """How similar each text is to one source: the cosine of their embeddings."""
+
+    source: str
+    sentences: Inputs
+    terms: Terms
+    prompt_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rerank:
+    """How relevant the second text of each pair is to the first."""
+
+    pairs: Inputs
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Classify:
+    """The labels of texts or of pairs."""
+
+    inputs: Inputs
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """The labelled spans of texts."""
+
+    inputs: Inputs
+    terms: Terms
+    aggregation: Aggregation = "simple"
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroShot:
+    """Which of the caller's own labels fit each text; `multi_label`: each label by itself."""
+
+    inputs: Inputs
+    labels: Sequence[str]
+    terms: Terms
+    template: str = "This example is {}."
+    multi_label: bool = False
+    labels_field: str = "candidate_labels"
+
+
+@dataclass(frozen=True, slots=True)
+class FillMask:
+    """What may stand at each mask of texts; of `targets` only, if any are given."""
+
+    inputs: Inputs
+    terms: Terms
+    top_k: int = 5
+    targets: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """Term weights of texts."""
+
+    inputs: Inputs
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class CallTimings:
+    """Where the time of a call went, in seconds: queue and device of its slowest input."""
+
+    tokenise_s: float
+    queue_s: float
+    device_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer(Generic[Item]):
+    """What was asked for, in the order of the inputs, and the real tokens that it cost."""
+
+    model: str
+    items: Sequence[Item]
+    tokens: int
+    timings: CallTimings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What a classifier says of one input: raw logits and, as its problem type reads them, scores; [labels] each."""
+
+    labels: Sequence[str]
+    logits: Row
+    scores: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """What a reranker says of one pair: its logit, and the logit's sigmoid."""
+
+    logit: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseVector:
+    """The terms of a text with a weight above 0: token ids [terms] int32 and weights [terms] float32."""
+
+    indices: npt.NDArray[np.int32]
+    weights: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One proposal for a mask."""
+
+    token: int
+    text: str
+    score: float
+    sequence: str

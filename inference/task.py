@@ -1,0 +1,94 @@
+"""
+What a checkpoint is for, found in its own files, and what may be asked of it.
+
+Words: a task is what a model was made for; an ability is what callers may ask. A reranker can also
+classify, an embedder can also tell how similar texts are.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+from inference.errors import CannotServe
+
+Json = Mapping[str, Any]
+
+Task = Literal["embed", "rerank", "classify", "token-classify", "fill-mask", "sparse"]
+Ability = Literal["embed", "similarity", "rerank", "classify", "zero-shot", "token-classify", "fill-mask", "sparse"]
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+TASKS: Final[Mapping[Task, tuple[Ability, ...]]] = {
+    "embed": ("embed", "similarity"),
+    "rerank": ("rerank", "classify", "zero-shot"),
+    "classify": ("classify",),
+    "token-classify": ("token-classify",),
+    "fill-mask": ("fill-mask",),
+    "sparse": ("sparse",),
+}
+
+_BY_ENDING: Final[Mapping[str, Task]] = {
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "token-classify",
+    "ForMaskedLM": "fill-mask",
+}
+_ALSO: Final[Mapping[str, tuple[Task, ...]]] = {  # what a checkpoint of this kind can be told to do
+    "ForSequenceClassification": ("classify", "rerank"),
+    "ForTokenClassification": ("token-classify",),
+    "ForMaskedLM": ("fill-mask", "sparse", "embed"),
+    "ForCausalLM": ("rerank", "embed"),
+}
+
+
+def find_task(name: str, config: Json, parts: Sequence[str], wanted: Task | None) -> Task:
+    """
+    Return the task of a model by its architecture and its sentence-transformers parts; raises CannotServe.
+
+    `wanted` overrides where the architecture can do it.
+    """
+    architecture = str((config.get("architectures") or [""])[0])
+    ending = next((ending for ending in _ALSO if architecture.endswith(ending)), None)
+    if ending is None and "For" in architecture:
+        raise CannotServe(f"model {name}: {architecture} has no task that this engine serves")
+    can: tuple[Task, ...] = _ALSO[ending] if ending else ("embed",)
+    if wanted is not None:
+        if wanted not in can and not parts:
+            raise CannotServe(f"model {name}: {architecture or 'it'} cannot {wanted}; it can: {', '.join(can)}")
+        return wanted
+    if parts:
+        return "sparse" if "SpladePooling" in parts else "embed"
+    if ending == "ForCausalLM":
+        raise CannotServe(f"model {name}: {architecture} may embed or rerank: say which, with --task {name}=rerank")
+    if ending == "ForSequenceClassification" and len(labels(config)) == 1 and problem_type(config) != "regression":
+        return "rerank"
+    return _BY_ENDING[ending] if ending else "embed"
+
+
+def abilities(task: Task, names: Sequence[str]) -> tuple[Ability, ...]:
+    """Return what may be asked of a model with these labels."""
+    extra: tuple[Ability, ...] = ()
+    if task == "classify" and entailment(names) is not None:
+        extra = ("zero-shot",)
+    return TASKS[task] + extra
+
+
+def labels(config: Json) -> tuple[str, ...]:
+    """Return the labels in the order of the logits; LABEL_0, LABEL_1, ... where they have no names."""
+    named = config.get("id2label")
+    if not isinstance(named, dict):
+        return tuple(f"LABEL_{index}" for index in range(int(config.get("num_labels") or 2)))
+    try:
+        return tuple(str(named[key]) for key in sorted(named, key=int))
+    except ValueError as err:
+        raise CannotServe(f"config.json: id2label has a key that is no number ({err})") from None
+
+
+def problem_type(config: Json) -> ProblemType:
+    """Return how the logits are read, as Transformers decides it."""
+    told = config.get("problem_type")
+    if told in ("regression", "single_label_classification", "multi_label_classification"):
+        return told  # type: ignore[no-any-return]
+    return "multi_label_classification" if len(labels(config)) == 1 else "single_label_classification"
+
+
+def entailment(names: Sequence[str]) -> int | None:
+    """Return which label of a natural-language-inference model means `follows`, if there is one."""
+    return next((index for index, label in enumerate(names) if label.lower().startswith("entail")), None)

@@ -1,0 +1,60 @@
+"""A checkpoint's weights on a device, in the class that its task needs."""
+
+from typing import Any, Final
+
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from inference.checkpoint import Checkpoint
+from inference.device import Device, model_edge
+from inference.errors import CannotServe, InferenceError
+
+_UNUSED: Final = ("pooler.",)  # no part of the hidden states
+
+
+def load_weights(checkpoint: Checkpoint, device: Device, dtype: torch.dtype) -> PreTrainedModel:
+    """Load from safetensors, without remote code; raises CannotServe when a weight is missing."""
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with model_edge():
+            model, info = _class(checkpoint).from_pretrained(
+                checkpoint.path,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+            model = model.eval().to(device.place)
+    except InferenceError as err:
+        raise CannotServe(f"model {checkpoint.name}: {err}") from err
+    unused = _UNUSED if checkpoint.task == "embed" else ()
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
+    if missing:
+        raise CannotServe(f"model {checkpoint.name}: the weights lack {missing[0]} and {len(missing) - 1} more")
+    loaded: PreTrainedModel = model
+    if loaded.config.pad_token_id is None:
+        loaded.config.pad_token_id = 0  # heads that look for the last token refuse to run without one
+    return loaded
+
+
+def _class(checkpoint: Checkpoint) -> Any:
+    match checkpoint.task:
+        case "embed":
+            return AutoModel
+        case "rerank" if checkpoint.causal:
+            return AutoModelForCausalLM
+        case "rerank" | "classify":
+            return AutoModelForSequenceClassification
+        case "token-classify":
+            return AutoModelForTokenClassification
+        case "fill-mask" | "sparse":
+            return AutoModelForMaskedLM
