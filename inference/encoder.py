@@ -2,11 +2,12 @@
 The runtime for encoders: entries in, one answer each out.
 
 Sequences are sorted by length, laid end to end and run padding-free; where the self-test forbids it, they are
-padded. A model whose own head cannot be run apart from it runs whole, as Transformers would run it. Answers come
-back in the entries' order.
+padded; where even padding changes an answer, only equal lengths run together. A model whose own head cannot be run
+apart from it runs whole, as Transformers would run it. Answers come back in the entries' order.
 """
 
 import inspect
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -18,7 +19,7 @@ from inference.checkpoint import Checkpoint
 from inference.device import Device, model_edge
 from inference.errors import CannotServe, InferenceError
 from inference.heads import Head, OwnHead, Pooled, Rows, TokenVectors, own_head
-from inference.packing import layout, packed_as, position_offset, probes, self_test
+from inference.packing import difference, layout, packed_as, position_offset, probes, self_test, tolerance
 from inference.request import Batch, Output, Request, Row, RowFailed, Tokens
 from inference.task import Task
 from inference.tokenizer import Vocabulary
@@ -53,6 +54,7 @@ class Encoder:
         self.output = _OUTPUTS[checkpoint.task]
         self.max_length = self._longest()
         self.padded_because: str | None = "not tested yet"
+        self._pads = True
         self._heads = self._find_heads(vocabulary or Vocabulary())
 
     @property
@@ -71,18 +73,25 @@ class Encoder:
         return int(self._model.config.vocab_size)
 
     def choose_packing(self) -> None:
-        """Run the self-test: packed if packed answers equal single ones, else padded."""
-        if not self._heads:
-            return
+        """Run the self-test: packed if packed answers equal single ones, else padded, if padded ones do."""
         own_attention = self._model.config._attn_implementation  # noqa: SLF001 - transformers has no public reader
-        with torch.inference_mode():
-            try:
-                with model_edge():
-                    self.padded_because = self_test(self._model, self._alone, self._together, self.max_length)
-            except InferenceError as err:
-                self.padded_because = str(err)
+        if self._heads:
+            with torch.inference_mode():
+                try:
+                    with model_edge():
+                        self.padded_because = self_test(self._model, self._alone, self._together, self.max_length)
+                except InferenceError as err:
+                    self.padded_because = str(err)
         if not self.packed:
             self._model.set_attn_implementation(own_attention)
+            self._choose_padding()
+
+    def _choose_padding(self) -> None:
+        samples = self._asked(probes(self._model, [min(length, self.max_length) for length in (2, 5, 9, 40)]))
+        off = difference(self.rows(samples), [self.rows([sample])[0] for sample in samples])
+        if not off <= tolerance(self._model.dtype):
+            self._pads = False
+            self.padded_because = f"{self.padded_because}; padding changes its answers: equal lengths run together"
 
     def launch(self, batch: Batch) -> "_Launched":
         """Run a batch: asynchronous on CUDA, computed on return on a CPU."""
@@ -96,7 +105,7 @@ class Encoder:
         """Answer requests (best sorted by length): the rows of every output that one of them asks for."""
         if not self._heads:
             return {self.output: self._whole(requests)}
-        hidden = self._packed(requests) if self.packed else self._padded(requests)
+        hidden = self._packed(requests) if self.packed else torch.cat(list(map(self._padded, self._parts(requests))))
         runs = layout([len(request.tokens) for request in requests])
         return {output: self._heads[output](hidden, runs, requests) for output in {r.output for r in requests}}
 
@@ -125,7 +134,7 @@ class Encoder:
         try:
             with model_edge(), torch.inference_mode():
                 hidden = [self._padded([sample]) for sample in samples]
-                logits = [self._logits([sample])[0] for sample in samples]
+                logits = [self._logits([sample]).squeeze(0) for sample in samples]
                 head = own_head(OwnHead(self._model), self.output, vocabulary, hidden, logits)
         except InferenceError as err:
             if checkpoint.causal or self.output not in ("logits", "token logits"):
@@ -169,6 +178,12 @@ class Encoder:
         positions: np.ndarray[Any, Any] = np.cumsum(real) * real + self._offset - 1
         return positions
 
+    def _parts(self, requests: Sequence[Request]) -> list[Sequence[Request]]:
+        """Cut sorted requests into batches that may be padded: into equal lengths, where none may."""
+        if self._pads:
+            return [requests]
+        return [list(group) for _, group in itertools.groupby(requests, key=lambda request: len(request.tokens))]
+
     def _padded(self, requests: Sequence[Request]) -> torch.Tensor:
         """Return hidden states without those of the padding: [tokens, hidden]."""
         inputs, real = self._pad(requests)
@@ -177,17 +192,14 @@ class Encoder:
 
     def _whole(self, requests: Sequence[Request]) -> Rows:
         """Return what the whole model says, [sequences, labels] or [tokens, labels]."""
-        _, real = self._pad(requests)
-        logits = self._logits(requests).float()
-        if self.output == "logits":
-            return Rows(logits)
-        return Rows(logits[real], [len(request.tokens) for request in requests])
+        logits = torch.cat([self._logits(part) for part in self._parts(requests)]).float()
+        return Rows(logits, [len(request.tokens) for request in requests] if self.output == "token logits" else None)
 
     def _logits(self, requests: Sequence[Request]) -> torch.Tensor:
-        """Run the whole model, padded: [sequences, labels], or [sequences, longest, labels]."""
-        inputs, _ = self._pad(requests)
+        """Run the whole model, padded: [sequences, labels], or [tokens, labels] without those of the padding."""
+        inputs, real = self._pad(requests)
         logits: torch.Tensor = self._forward(self._model, inputs).logits
-        return logits
+        return logits[real] if logits.ndim > 2 else logits  # noqa: PLR2004
 
     def _pad(self, requests: Sequence[Request]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         lengths = np.array([len(request.tokens) for request in requests])
