@@ -55,6 +55,7 @@ class Encoder:
         self.max_length = self._longest()
         self.padded_because: str | None = "not tested yet"
         self._pads = True
+        self._heads: Mapping[Output, Head] = {}
         self._heads = self._find_heads(vocabulary or Vocabulary())
 
     @property
@@ -154,7 +155,8 @@ class Encoder:
 
     def _asked(self, sequences: Sequence[Tokens]) -> list[Request]:
         """Ask for what tells most: where a head works token by token, the states that it works on."""
-        output: Output = self.output if self.output in ("vector", "logits") else "token vectors"
+        by_itself = self.output in ("vector", "logits") or not self._heads
+        output: Output = self.output if by_itself else "token vectors"
         return [Request(self._checkpoint.name, tokens, output=output) for tokens in sequences]
 
     def _packed(self, requests: Sequence[Request]) -> torch.Tensor:
@@ -258,7 +260,9 @@ def load_encoder(
 
 
 def _parameters(part: torch.nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(inspect.unwrap(type(part).forward)).parameters)
+    """Name what a model's forward takes; token types only where they have embeddings of their own."""
+    names = frozenset(inspect.signature(inspect.unwrap(type(part).forward)).parameters)
+    return names if hasattr(part.config, "type_vocab_size") else names - {"token_type_ids"}
 
 
 def _types(request: Request) -> np.ndarray[Any, Any]:

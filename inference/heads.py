@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Protocol
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Given
 
 from inference.checkpoint import Pooling
 from inference.errors import RuntimeFailed
@@ -85,7 +85,7 @@ class OwnHead:
         return logits.float()
 
     def _answer(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        return forward(*args, **kwargs) if self._given is None else BaseModelOutput(last_hidden_state=self._given)
+        return forward(*args, **kwargs) if self._given is None else Given(last_hidden_state=self._given)
 
     def _some_id(self) -> int:
         """Return an id that is not the padding's: heads that read the last token look for it by that."""
