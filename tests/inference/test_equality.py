@@ -69,7 +69,7 @@ def batch(requests: list[Request]) -> Batch:
 def alone(model: Any, request: Request, mask: int | None) -> Row:
     """What plain Transformers answers to one input without any padding."""
     inputs = {"input_ids": torch.from_numpy(request.tokens.astype(np.int64))[None]}
-    if request.types is not None:
+    if request.types is not None and model.config.type_vocab_size > 1:  # of one type, Transformers fails on pairs
         inputs["token_type_ids"] = torch.from_numpy(request.types.astype(np.int64))[None]
     with torch.inference_mode():
         answer = model(**inputs)
