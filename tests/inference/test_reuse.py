@@ -193,6 +193,17 @@ def test_what_is_no_fault_of_the_input_does_not_count_against_it(
     assert len(fresh) == 1
 
 
+def test_failures_are_not_remembered_without_end(loop: asyncio.AbstractEventLoop) -> None:
+    subject, item = Reuse(0, 30.0, FakeClock()), request()
+    for again in [item, item, *(request() for _ in range(10_000))]:
+        _, _, entries = board(subject, call(again), loop)
+        entries[0].reply.fail(RuntimeFailed("no"))
+
+    _, _, fresh = board(subject, call(item), loop)
+
+    assert len(fresh) == 1
+
+
 def test_a_flight_whose_entry_was_given_up_is_not_joined(loop: asyncio.AbstractEventLoop) -> None:
     subject, item = Reuse(0, 30.0, FakeClock()), request()
     _, _, given_up = board(subject, call(item), loop)
