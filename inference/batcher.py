@@ -205,10 +205,11 @@ class Batcher:
         """Lose a device that is stuck; else look again at the first moment at which one can be."""
         now = self._clock()
         for device in self._devices:
-            if device.spare_s(self._limits, now) <= 0:
+            if not device.lost and device.spare_s(self._limits, now) <= 0:
                 self._lose(device, DeviceLost("a batch does not end"))
-        if any(device.thread.is_alive() and not device.lost for device in self._devices):
-            soonest_s = min(device.spare_s(self._limits, now) for device in self._devices if not device.lost)
+        moving = [device for device in self._devices if not device.lost and device.thread.is_alive()]
+        if moving:
+            soonest_s = min(device.spare_s(self._limits, now) for device in moving)
             # What begins after this look may be stuck a floor later, however long the batch of now may take.
             loop.call_later(min(soonest_s, self._limits.stuck_after_s), self._watch, loop)
 

@@ -161,8 +161,8 @@ GUARDS = (
     Guard(
         "a device that is stuck is lost",
         BATCHER,
-        "            if device.spare_s(self._limits, now) <= 0:",
-        "            if False:",
+        "if not device.lost and device.spare_s(self._limits, now) <= 0:",
+        "if False:",
         f"{FAILURES}test_a_stuck_device_is_lost_and_answers_everybody_at_once_every_time",
     ),
     Guard(

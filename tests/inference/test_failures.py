@@ -261,7 +261,7 @@ async def test_all_of_it_at_once_harms_no_innocent(model: Model) -> None:
 
     assert became.innocent == Counter({"right": INNOCENTS})
     assert became.guilty.keys() <= {"gone", "RuntimeFailed", "OutOfMemory"}
-    assert {reply.times for reply in runtime.replies.values()} == {1}
+    assert max(reply.times for reply in runtime.replies.values()) == 1
 
 
 def dies_of_a_bug(batch: Batch, launch: Launch) -> Outcomes:
