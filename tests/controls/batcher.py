@@ -86,7 +86,7 @@ GUARDS = (
         BATCHER,
         "if len(part.entries) == 1:",
         'if len(part.entries) == 1 or type(error).__name__ == "OutOfMemory":',
-        f"{FAILURES}test_only_the_guilty_fail[encoder-too_large-OutOfMemory]",
+        f"{FAILURES}test_only_the_guilty_fail[echo-too_large-OutOfMemory]",
     ),
     Guard(
         "the model itself may raise",

@@ -99,7 +99,7 @@ GUARDS = (
         "lane.fits = max(1.0, _CAP_AFTER_OOM * min(lane.fits, batch.shape.tokens))",
         "pass",
         "tests/inference/test_failures.py::"
-        "test_memory_that_runs_out_is_learned_so_that_few_batches_run_out_again[encoder]",
+        "test_memory_that_runs_out_is_learned_so_that_few_batches_run_out_again[echo]",
     ),
     Guard(
         "memory that suffices raises the cap",

@@ -23,7 +23,8 @@ from tests.controls.guard import ROOT, Guard
 GUARDS = (*batcher.GUARDS, *reuse.GUARDS, *scheduler.GUARDS, *gateway.GUARDS)
 COPIED = ("gateway", "inference", "tests")
 AT_ONCE = 3  # many do nothing but hang
-TEST_S = 20  # a test may take so long: without its guard, many hang
+TEST_S = 20  # a test may take so long without its guard, where many hang
+GUARDED_S = 60  # and so long with it: a busy machine is no fault
 FAILED = re.compile(r"^1 failed\b", re.MULTILINE)
 # What a replacement raises that is broken itself, whatever it guards.
 BROKEN = re.compile(r"\b(Import|ModuleNotFound|Syntax|Indentation|Name|UnboundLocal|Attribute|Type)Error\b")
@@ -55,22 +56,22 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     chosen = [row.params["guard"] for row in rows if row] or list(GUARDS)
     root = tmp_path_factory.mktemp("controls")
     pool = ThreadPoolExecutor(AT_ONCE)
-    guarded = pool.submit(run, root / "guarded", *sorted({guard.test for guard in chosen}))
+    guarded = pool.submit(run_guarded, root / "guarded", sorted({guard.test for guard in chosen}))
     without = {guard: pool.submit(run_without, root / str(row), guard) for row, guard in enumerate(chosen)}
     yield Runs(guarded, without)
     pool.shutdown(cancel_futures=True)
+
+
+def run_guarded(folder: Path, tests: Sequence[str]) -> Ran:
+    copy(folder)
+    return pytest_in(folder, tests, GUARDED_S)
 
 
 def run_without(folder: Path, guard: Guard) -> Ran:
     copy(folder)
     file = folder / guard.file
     file.write_text(guard.removed_from(file.read_text()))
-    return pytest_in(folder, guard.test)
-
-
-def run(folder: Path, *tests: str) -> Ran:
-    copy(folder)
-    return pytest_in(folder, *tests)
+    return pytest_in(folder, [guard.test], TEST_S)
 
 
 def copy(folder: Path) -> None:
@@ -79,8 +80,8 @@ def copy(folder: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", folder)
 
 
-def pytest_in(folder: Path, *tests: str) -> Ran:
-    process = PROCESSES.Process(target=become_pytest, args=(folder, tests))
+def pytest_in(folder: Path, tests: Sequence[str], timeout_s: int) -> Ran:
+    process = PROCESSES.Process(target=become_pytest, args=(folder, tests, timeout_s))
     process.start()
     process.join(600)
     process.kill()
@@ -88,7 +89,7 @@ def pytest_in(folder: Path, *tests: str) -> Ran:
     return Ran(process.exitcode, (folder / "said").read_text())
 
 
-def become_pytest(folder: Path, tests: Sequence[str]) -> None:
+def become_pytest(folder: Path, tests: Sequence[str], timeout_s: int) -> None:
     with (folder / "said").open("wb") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
@@ -97,7 +98,8 @@ def become_pytest(folder: Path, tests: Sequence[str]) -> None:
             del sys.modules[name]
     sys.path[:] = [str(folder), *(path for path in sys.path if Path(path).resolve() != ROOT)]
     os.chdir(folder)
-    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", f"--timeout={TEST_S}"]
+    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", f"--timeout={timeout_s}"]
+    options += ["-o", "timeout_func_only=true"]  # a fixture that is slow says nothing about a guard
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was preloaded
     sys.exit(pytest.main([*options, *tests]))
 
