@@ -173,10 +173,11 @@ class Scheduler:
         return entry in self._held
 
     def split(self, batch: Batch, now: float) -> tuple[tuple[Batch, ...], list[Entry]]:
-        """Cut a batch that failed in two, each to run next; what is too late by now comes back apart."""
+        """Cut a batch that failed in two, without what was cancelled; what is too late by now comes back apart."""
         lane = self._lanes[batch.model]
-        late = [entry for entry in batch.entries if entry.deadline <= now]
-        alive = [entry for entry in batch.entries if entry.deadline > now]
+        wanted = [entry for entry in batch.entries if entry in self._held]
+        late = [entry for entry in wanted if entry.deadline <= now]
+        alive = [entry for entry in wanted if entry.deadline > now]
         self._held.difference_update(late)
         half = (len(alive) + 1) // 2
         return tuple(self._batch(lane, part, now) for part in (alive[:half], alive[half:]) if part), late
@@ -197,11 +198,11 @@ class Scheduler:
         lane.padding += 0.1 * (report.padded_tokens / report.tokens - lane.padding)
 
     def cancel(self, entry: Entry) -> None:
-        """Forget an entry if it still waits; one that runs is not stopped."""
+        """Forget an entry; one that runs is not stopped, but not run again either."""
+        self._held.discard(entry)
         waiting = self._lanes[entry.model].waiting
         if entry in waiting:
             waiting.remove(entry)
-            self._held.discard(entry)
 
     def statistics(self, now: float) -> SchedulerStatistics:
         """Take a snapshot of what waits."""
