@@ -231,8 +231,9 @@ class Encoder:
 
     def _types(self, request: Request) -> np.ndarray[Any, Any]:
         """Token types of a sequence; some models keep one type for all, whatever their tokenizers say."""
-        known = request.types is not None and getattr(self._model.config, "type_vocab_size", 0) > 1
-        return request.types if known and request.types is not None else np.zeros(len(request.tokens))
+        if request.types is None or getattr(self._model.config, "type_vocab_size", 0) < 2:  # noqa: PLR2004
+            return np.zeros(len(request.tokens))
+        return request.types
 
     def _place(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
         batched = ids if ids.ndim > 1 else ids[None]

@@ -18,7 +18,7 @@ from inference.waiting import Waiting
 
 _PATIENCE: Final = 16  # entries that do not fit are passed over so often before a packed batch closes
 _WORTHWHILE: Final = 8.0  # a batch may take so many times its base cost, whatever the cap on its time
-_CAP_AFTER_OOM: Final = 0.7  # of the tokens that did not fit
+CAP_AFTER_OOM: Final = 0.7  # of the tokens that did not fit
 _CAP_GROWTH: Final = 1.01  # a batch that fits and is nearly as large
 _NEARLY_FULL: Final = 0.8
 _HARD_LIMIT: Final = 2  # times max_waiting_tokens: more waits for nobody, whatever their share
@@ -189,7 +189,7 @@ class Scheduler:
         if report.error is None or len(batch.entries) == 1:
             self._held.difference_update(batch.entries)
         if report.error == "OutOfMemory":
-            lane.fits = max(1.0, _CAP_AFTER_OOM * min(lane.fits, batch.shape.tokens))
+            lane.fits = max(1.0, CAP_AFTER_OOM * min(lane.fits, batch.shape.tokens))
         if report.error is not None:
             return
         if batch.shape.tokens > _NEARLY_FULL * lane.cap_tokens(self._limits):

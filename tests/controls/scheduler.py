@@ -96,7 +96,7 @@ GUARDS = (
     Guard(
         "memory that runs out lowers the cap",
         SCHEDULER,
-        "lane.fits = max(1.0, _CAP_AFTER_OOM * min(lane.fits, batch.shape.tokens))",
+        "lane.fits = max(1.0, CAP_AFTER_OOM * min(lane.fits, batch.shape.tokens))",
         "pass",
         "tests/inference/test_failures.py::"
         "test_memory_that_runs_out_is_learned_so_that_few_batches_run_out_again[echo]",
