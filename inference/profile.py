@@ -9,9 +9,9 @@ import numpy as np
 
 from inference.cost import Curve
 from inference.errors import InferenceError
+from inference.lane import Lane
 from inference.request import Batch, Call, Entry, Request, Result, Shape
 from inference.runtime import Runtime
-from inference.scheduler import Lane
 
 _LENGTHS: Final = (16, 32, 64, 128, 256, 512)
 

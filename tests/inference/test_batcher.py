@@ -20,9 +20,10 @@ from inference.errors import (
     RuntimeFailed,
     Unavailable,
 )
+from inference.lane import Lane
 from inference.request import Batch, Call, Dispatched, Report, RowFailed
 from inference.runtime import Runtime
-from inference.scheduler import Lane, Scheduler
+from inference.scheduler import Scheduler
 from tests.fakes import Answer, EchoRuntime, FakeClock, GatedRuntime, ScriptedRuntime, call, request
 
 pytestmark = pytest.mark.anyio

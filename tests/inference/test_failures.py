@@ -12,9 +12,10 @@ from inference.batcher import Batcher
 from inference.config import Limits
 from inference.cost import CostModel
 from inference.errors import DeadlineExceeded, DeviceLost, InferenceError, OutOfMemory, RuntimeFailed
+from inference.lane import Lane
 from inference.request import Batch, Request, Row, RowFailed
 from inference.runtime import Runtime
-from inference.scheduler import Lane, Scheduler
+from inference.scheduler import Scheduler
 from tests.fakes import Answer, EchoRuntime, GatedRuntime, ScriptedRuntime, call, request
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from inference.config import Limits
 from inference.cost import CostModel
+from inference.lane import Lane
 from inference.request import Batch, Entry, Report, packed_shape
-from inference.scheduler import DeviceState, Lane, Refused, Scheduler
+from inference.scheduler import DeviceState, Refused, Scheduler
 from tests.fakes import entries, entry
 
 CPU = DeviceState("cpu")
