@@ -151,7 +151,7 @@ class _Class:
         other = next(others, None)
         turns: list[tuple[float, int, Iterator[_Place]]] = []
         while other is not None or turns:
-            if other is not None and (not turns or (other.served, other.number) < turns[0][:2]):
+            if other is not None:  # the least served of those that are left: nobody comes too late
                 heapq.heappush(turns, (other.served, other.number, iter(other.caller.ranked)))
                 other = next(others, None)
             served, number, ranked = turns[0]
