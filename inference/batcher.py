@@ -188,6 +188,7 @@ class Batcher:
             refused = self._scheduler.add(entries, now) if entries else None
             if refused is not None:
                 raise Overloaded(refused.reason, refused.retry_after_s)
+            self._scheduler.hasten(plan.joined(), call.deadline)
             self._reuse.begin(plan, entries, call.deadline)
             self._changed.notify_all()
         return plan

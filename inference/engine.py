@@ -13,9 +13,10 @@ from inference.cost import CostModel
 from inference.device import Device, choose_dtype, open_device
 from inference.encoder import Encoder, load_encoder
 from inference.errors import CannotServe, DeviceLost, RuntimeFailed, Unavailable
+from inference.lane import Lane
 from inference.profile import Profile, measure, teach
 from inference.request import Call, Result
-from inference.scheduler import Lane, Refused, Scheduler, Work
+from inference.scheduler import Refused, Scheduler, Work
 from inference.task import Ability, ProblemType, Task, abilities
 from inference.tokenizer import TokenizerFile, read_vocabulary
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from inference.cost import Curve
 from inference.errors import InferenceError, OutOfMemory
+from inference.lane import Lane
 from inference.request import Batch, Call, Entry, Output, Request, Result, Shape
 from inference.runtime import Runtime
-from inference.scheduler import CAP_AFTER_OOM, Lane
 
 _LENGTHS: Final = (16, 32, 64, 128, 256, 512)
 
@@ -64,7 +64,7 @@ def teach(model: str, output: Output, lengths: Sequence[int], runtime: Runtime, 
     What does not fit the device is halved until it does; raises OutOfMemory for a single text.
     """
     while not _taught(model, output, lengths, runtime, lane):
-        lane.fits = max(1.0, CAP_AFTER_OOM * min(lane.fits, lane.shape(lengths).tokens))
+        lane.did_not_fit(lane.shape(lengths))
         lengths = lengths[: len(lengths) // 2]
 
 

@@ -89,6 +89,10 @@ class Plan:
     seats: list[tuple[Flight, Slot]]  # in flights of others and of its own
     fresh: list[Flight]  # its own, each to be admitted
 
+    def joined(self) -> list[Entry]:
+        """Return the entries of others' flights that it shares; to be asked before it begins."""
+        return [flight.entry for flight, _ in self.seats if flight.entry is not None]
+
 
 class Reuse:
     """What is in flight, what is kept, and what is not tried again."""

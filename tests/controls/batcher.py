@@ -140,7 +140,7 @@ GUARDS = (
     Guard(
         "a row that is not finite is no answer",
         "inference/encoder.py",
-        "            if usable:",
+        "            if np.isfinite(row).all():",
         "            if True:",
         f"{FAILURES}test_only_the_guilty_fail_when_it_is_the_model_itself_that[is not finite]",
     ),

@@ -67,7 +67,7 @@ GUARDS = (
     Guard(
         "the digest names the model",
         REUSE,
-        'len(name).to_bytes(4, "little") + name + ',
+        "{len(request.model)} {request.model} ",
         "",
         f"{TESTS}test_the_digest_names_the_model_and_the_tokens",
     ),

@@ -20,9 +20,10 @@ from inference.errors import (
     RuntimeFailed,
     Unavailable,
 )
+from inference.lane import Lane
 from inference.request import Batch, Call, Dispatched, Report, RowFailed, packed_shape
 from inference.runtime import Runtime
-from inference.scheduler import Lane, Scheduler
+from inference.scheduler import Scheduler
 from tests.fakes import Answer, EchoRuntime, FakeClock, GatedRuntime, ScriptedRuntime, call, request
 
 pytestmark = pytest.mark.anyio
@@ -524,6 +525,22 @@ async def test_identical_inputs_in_flight_run_once() -> None:
 
         assert [outcome[0].row[0] for outcome in outcomes] == [5.0] * 20  # type: ignore[index]
         assert sum(len(batch.entries) for batch in runtime.batches) == 2
+
+
+async def test_a_late_item_of_a_large_call_runs_early_for_a_small_call_that_joins_it() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime, budget=80) as batcher:
+        first, deadline = await held(batcher, runtime), soon()
+        items = [request() for _ in range(50)]
+        large = asyncio.ensure_future(batcher.submit(call(*items, deadline=deadline)))
+        await asyncio.sleep(0)
+
+        small = asyncio.ensure_future(batcher.submit(call(items[40], deadline=deadline)))
+        await asyncio.sleep(0)
+        runtime.gate.set()
+        await asyncio.gather(first, large, small)
+
+    assert items[40] in [item.request for item in runtime.batches[1].entries]
 
 
 async def test_one_of_two_who_wait_for_the_same_input_may_go() -> None:

@@ -21,9 +21,10 @@ from inference.cost import CostModel
 from inference.device import Device, model_edge
 from inference.encoder import load_encoder
 from inference.errors import DeadlineExceeded, InferenceError
+from inference.lane import Lane
 from inference.request import Batch, Entry, Request, Row, RowFailed, packed_shape
 from inference.runtime import Runtime
-from inference.scheduler import Lane, Scheduler
+from inference.scheduler import Scheduler
 from tests.fakes import EchoRuntime, Faulty, GatedRuntime, Launch, Outcomes, Recorded, call, request
 from tests.tiny import VOCABULARY
 

@@ -4,9 +4,9 @@ import pytest
 
 from inference.cost import CostModel
 from inference.errors import OutOfMemory
+from inference.lane import Lane
 from inference.profile import teach
 from inference.request import Batch, Row, RowFailed
-from inference.scheduler import Lane
 from tests.fakes import ScriptedRuntime
 
 FITS = 100  # tokens
