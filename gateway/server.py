@@ -6,6 +6,7 @@ A first SIGTERM or SIGINT drains, a second one ends the process at once.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -72,6 +73,7 @@ async def run(
         _log.warning("stopped while starting")
         return 0  # nothing was taken
     if starting.exception() is None:
+        _freeze_what_is_loaded()
         _log.info("ready: listening on %s", url(*listener.getsockname()[:2]))
         dying = asyncio.create_task(lifecycle.device_lost())
         await asyncio.wait({stopping, serving, dying}, return_when=asyncio.FIRST_COMPLETED)
@@ -82,6 +84,12 @@ async def run(
     lost = await _finish(serving, drain, lifecycle)
     starting.result()
     return 1 if lost or not lifecycle.healthy else 0
+
+
+def _freeze_what_is_loaded() -> None:
+    """Take what is loaded out of the garbage collector's sight: a full collection took 190 ms of all threads."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _announce_drain(signals: "_Signals", drain: DrainConfig, lifecycle: Lifecycle) -> None:

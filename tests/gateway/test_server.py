@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -50,6 +51,17 @@ async def test_pipelined_calls_are_answered_in_their_order() -> None:
         connection.close()
 
     assert [len(json.loads(body)["data"]) for _, body in answers] == [1, 2, 3]
+
+
+async def test_what_is_loaded_is_not_searched_for_garbage_again() -> None:
+    gc.unfreeze()
+    loaded = len(gc.get_objects())
+    async with listening() as address:
+        await address.answer(post(BODY, close=True))
+        searched = len(gc.get_objects())
+    gc.unfreeze()
+
+    assert searched < loaded / 2
 
 
 async def test_an_answer_may_be_awaited_longer_than_a_head_or_a_body() -> None:
