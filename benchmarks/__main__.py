@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks import goodput, idle, machine, overhead, policy, serving
+from benchmarks import goodput, idle, machine, overhead, policy, serving, tasks
 from benchmarks.results import Findings, publish
 
 NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
@@ -14,6 +14,7 @@ NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
     "overhead": overhead.run,
     "policy": policy.run,
     "serving": serving.run,
+    "tasks": tasks.run,
 }
 
 
@@ -25,8 +26,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="least length of one measurement [2]")
     told = parser.parse_args()
     if told.name is None:
-        modules = {"goodput": goodput, "idle": idle, "overhead": overhead, "policy": policy, "serving": serving}
-        summaries = {name: module.__doc__ for name, module in modules.items()}
+        summaries = {name: sys.modules[run.__module__].__doc__ for name, run in NAMES.items()}
         for name, summary in summaries.items():
             sys.stdout.write(f"{name:10}{(summary or '').strip().splitlines()[0]}\n")
         return 0
