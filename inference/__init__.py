@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from inference.batcher import BatcherStatistics, DeviceStatistics
+    from inference.checkpoint import Checkpoint, open_checkpoints
     from inference.client import CallTimings, Client, Embed, Embeddings, Inputs
     from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
     from inference.engine import Engine, Progress, ServedModel
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "batcher": ("BatcherStatistics", "DeviceStatistics"),
+    "checkpoint": ("Checkpoint", "open_checkpoints"),
     "client": ("CallTimings", "Client", "Embed", "Embeddings", "Inputs"),
     "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
     "engine": ("Engine", "Progress", "ServedModel"),
@@ -56,6 +58,7 @@ __all__ = [
     "BatcherStatistics",
     "CallTimings",
     "CannotServe",
+    "Checkpoint",
     "Client",
     "DeadlineExceeded",
     "DeviceConfig",
@@ -81,6 +84,7 @@ __all__ = [
     "Unavailable",
     "UnknownModel",
     "default_cache_dir",
+    "open_checkpoints",
     "share_one_heap",
 ]
 
