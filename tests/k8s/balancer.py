@@ -26,7 +26,7 @@ frontend calls
 backend replicas
     balance roundrobin
     option httpchk GET /readyz
-    default-server check inter 200ms fall 1 rise 1
+    default-server check inter 500ms fall 1 rise 1
 {servers}
 """
 

@@ -52,14 +52,17 @@ def fitting(overlay: str) -> list[str]:
     return [name for name in components if not (overlay == "prod" and name in IN_PROD)]
 
 
-VARIANTS = (
+QUICK = (
     *(Variant(overlay) for overlay in OVERLAYS),
-    *(Variant(overlay, (component,)) for overlay in OVERLAYS for component in fitting(overlay)),
+    *(Variant(overlay, (component,)) for overlay in ("cpu", "gpu-pool") for component in fitting(overlay)),
     *(Variant(pool, (), autoscaler) for pool in POOLS for autoscaler in AUTOSCALERS[1:]),
     Variant(
         "gpu-pool", ("podmonitor", "prometheus-rules", "grafana-dashboards", "ingress", "surge", "warm-pool"), "hpa"
     ),
     Variant("prod", ("surge", "warm-pool", "runtimeclass", "writable-rootfs"), "keda-prometheus"),
+)
+THE_REST = tuple(
+    Variant(overlay, (component,)) for overlay in ("gpu-single", "gke", "eks", "prod") for component in fitting(overlay)
 )
 
 

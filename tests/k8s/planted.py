@@ -43,7 +43,7 @@ BEYOND_SCHEMAS = (
     Plant(DEPLOYMENT, "drop: [ALL]", "drop: [ALL]\n              add: [SYS_PTRACE]", f"{CONTAINER}: keeps"),
     Plant(DEPLOYMENT, "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", f"{CONTAINER}: has a writable root"),
     Plant(DEPLOYMENT, "drop: [ALL]", "drop: [ALL]\n            runAsUser: 0", f"{CONTAINER}: may run as root"),
-    Plant(SETTINGS, "newTag: 0.1.0-cuda", "newTag: latest", "has no fixed tag"),
+    Plant("overlays/gpu-pool/kustomization.yaml", "newTag: 0.1.0-cuda", "newTag: latest", "has no fixed tag"),
     Plant(DEPLOYMENT, 'requests: {cpu: "2", memory: 8Gi, nvidia.com/gpu: 1}', 'requests: {cpu: "2", memory: 8Gi, nvidia.com/gpu: 2}', f"{CONTAINER}: GPUs requested"),
     Plant(DEPLOYMENT, 'requests: {cpu: "2", memory: 8Gi', 'requests: {cpu: "2", memory: 4Gi', f"{CONTAINER}: memory requested"),
     Plant(DEPLOYMENT, "{name: home, mountPath", "{name: hone, mountPath", f"{CONTAINER}: mounts hone"),
@@ -90,7 +90,7 @@ BEYOND_SCHEMAS = (
     Plant("base/disruption-budget.yaml", "AlwaysAllow", "IfHealthyBudget", "would block the drain"),
     Plant("base/disruption-budget.yaml", "maxUnavailable: 1", "maxUnavailable: 0", "lets no pod go"),
     # the server
-    Plant(SETTINGS, "newTag: 0.1.0-cuda", "newTag: 0.0.9-cuda", "is not of version 0.1.0"),
+    Plant("overlays/gpu-pool/kustomization.yaml", "newTag: 0.1.0-cuda", "newTag: 0.0.9-cuda", "is not of version 0.1.0"),
     Plant(DEPLOYMENT, "args: [serve]", "args: [server]", "there is no command 'server'"),
     Plant(DEPLOYMENT, "args: [serve]", "args: [serve, --drain-dealy, '5']", "--drain-dealy: is not a setting"),
     Plant(SETTINGS, "HEADRACE_DRAIN_DELAY=5", "HEADRACE_DRAIN_DELAY=5s", "'5s' is not a number of seconds"),
