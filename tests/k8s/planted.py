@@ -80,6 +80,8 @@ BEYOND_SCHEMAS = (
     Plant("components/hpa/autoscaler.yaml", "minReplicas: 1", "minReplicas: 9", "from 9 to 8 pods", Variant("gpu-pool", (), "hpa")),
     Plant("components/hpa/autoscaler.yaml", "type: AverageValue\n          averageValue", "type: Value\n          value", "not an average of an external", Variant("gpu-pool", (), "hpa")),
     Plant("components/hpa/autoscaler.yaml", "type: AverageValue\n          averageValue", "type: AverageValue\n          value", "not an average of an external", Variant("gpu-pool", (), "hpa")),
+    Plant("components/hpa/autoscaler.yaml", "- type: External\n      external:", "- type: Object\n      object:", "not an average of an external", Variant("gpu-pool", (), "hpa")),
+    Plant(POLICY, "    - from: # callers: `kubectl label namespace THEIRS headrace-caller=true`\n        - namespaceSelector:\n            matchLabels:\n              headrace-caller: \"true\"\n      ports:", "    - ports:", "NetworkPolicy headrace: opens more"),
     Plant(SCALED, "metricType: AverageValue", "metricType: Value", "not an average of a sum"),
     Plant("components/keda-prometheus/scaled-object.yaml", 'ignoreNullValues: "false"', 'ignoreNullValues: "true"', "takes no data for no demand", Variant("gpu-pool", (), "keda-prometheus")),
     Plant(SCALED, "behavior: currentReplicasIfHigher", "behavior: static", "would let pods go"),

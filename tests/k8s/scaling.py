@@ -42,8 +42,8 @@ def _autoscaler(autoscaler: Document) -> Iterator[str]:
     if not 1 <= least <= most:
         yield f"from {least} to {most} pods is no range that serves"
     for metric in spec.get("metrics", []):
-        wanted = {"AverageValue": "averageValue"}.get(metric["external"]["target"]["type"])
-        if metric["type"] != "External" or wanted is None or wanted not in metric["external"]["target"]:
+        aim = metric.get("external", {}).get("target", {})
+        if aim.get("type") != "AverageValue" or "averageValue" not in aim:
             yield "its target is not an average of an external sum"
     for trigger in spec.get("triggers", []):
         if trigger.get("metricType") != "AverageValue":
