@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install serve check test test-all bench clean
+MODELS := tests/k8s/models/node_modules
+PYTHON_IMAGE := $(shell sed -n 's/^ARG PYTHON_IMAGE=\([^@]*\).*/\1/p' Dockerfile.cuda)
+
+.PHONY: install serve check test test-all k8s bench lock pin clean
 
 install: .venv/dev
 
@@ -29,14 +32,38 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: .venv/dev
+# The models of Kubernetes' operators; without npm the tests that need them skip.
+$(MODELS): tests/k8s/models/package-lock.json
+	npm ci --prefix tests/k8s/models --silent --no-audit --no-fund --ignore-scripts
+	touch $@
+
+# In an environment of its own, since it holds many packages back.
+.venv-checkov: requirements/checkov.txt
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check -r requirements/checkov.txt
+	touch $@
+
+test: .venv/dev $(if $(shell command -v npm),$(MODELS))
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
-test-all: .venv/dev
+test-all: .venv/dev .venv-checkov $(if $(shell command -v npm),$(MODELS))
 	$(BIN)/python -m pytest $(ARGS)
+
+k8s: .venv/dev .venv-checkov $(if $(shell command -v npm),$(MODELS))
+	$(BIN)/python -m pytest tests/k8s $(ARGS)
+
+# The locks of the image, from pyproject.toml and constraints.txt.
+lock: .venv/dev
+	$(PIP) uv==0.13.9
+	UV=$(BIN)/uv requirements/lock.sh
+
+# The digest of the image's base, from its registry.
+pin:
+	digest=$$(docker buildx imagetools inspect $(PYTHON_IMAGE) --format '{{.Manifest.Digest}}') && test -n "$$digest" && \
+	sed -i "s|^ARG PYTHON_IMAGE=.*|ARG PYTHON_IMAGE=$(PYTHON_IMAGE)@$$digest|" Dockerfile.cuda
 
 bench: .venv/bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-checkov $(MODELS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -31,6 +31,11 @@ def serve(arguments: Sequence[str]) -> int:
     return _with_settings(arguments, _serve)
 
 
+def fetch(arguments: Sequence[str]) -> int:
+    """Bring the models of `serve` into the cache and check their files, so that serving needs no network."""
+    return _with_settings(arguments, _fetch)
+
+
 def profile(arguments: Sequence[str]) -> int:
     """Load the models as `serve` would, and print what they can do on this device."""
     return _with_settings(arguments, _profile)
@@ -53,6 +58,12 @@ def _with_settings(arguments: Sequence[str], command: Callable[[Settings], int])
         return command(settings)
     except (SettingsError, CannotServe) as err:
         return _refuse(str(err))
+
+
+def _fetch(settings: Settings) -> int:
+    for checkpoint in inference.open_checkpoints(settings.engine):
+        print(f"{checkpoint.name} {checkpoint.revision or '-'} {checkpoint.path}")
+    return 0
 
 
 def _profile(settings: Settings) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ZeroShot,
     )
     from inference.batcher import BatcherStatistics, DeviceStatistics
+    from inference.checkpoint import Checkpoint, open_checkpoints
     from inference.client import Client
     from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
     from inference.engine import Engine, Progress, ServedModel
@@ -75,6 +76,7 @@ _HOMES = {
         "Terms",
         "ZeroShot",
     ),
+    "checkpoint": ("Checkpoint", "open_checkpoints"),
     "client": ("Client",),
     "labels": ("ranked",),
     "spans": ("Aggregation", "Span"),
@@ -107,6 +109,7 @@ __all__ = [
     "BatcherStatistics",
     "CallTimings",
     "CannotServe",
+    "Checkpoint",
     "Classify",
     "Client",
     "DeadlineExceeded",
@@ -151,6 +154,7 @@ __all__ = [
     "UnknownModel",
     "ZeroShot",
     "default_cache_dir",
+    "open_checkpoints",
     "ranked",
     "share_one_heap",
 ]

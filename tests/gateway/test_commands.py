@@ -1,6 +1,7 @@
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +79,18 @@ def test_the_command_line_without_a_command_says_what_there_is(
 def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gateway", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_fetch_says_where_the_model_lies(minilm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = commands.fetch(["--model", f"minilm={minilm_path}"])
+
+    assert code == 0
+    assert capsys.readouterr().out == f"minilm - {minilm_path}\n"
+
+
+def test_what_cannot_be_fetched_is_one_line_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = commands.fetch(["--model", str(tmp_path / "absent")])
+
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert [line.startswith("headrace: ") and "absent" in line for line in lines] == [True]
