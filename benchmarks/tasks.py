@@ -186,7 +186,7 @@ def run(rounds: int, seconds: float) -> Findings:
 def _pin() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
-    set_verbosity_error()
+    set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _answers_a_second(place: int, way: str, seconds: float) -> float:
@@ -219,7 +219,8 @@ def _pipeline(place: int) -> Any:
     options: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(path, model_max_length=512)}
     if row.task == "sparse":
         options["model"] = AutoModelForMaskedLM.from_pretrained(path)
-    return pipeline(row.pipeline, **({"model": path} | options), device="cpu", dtype=torch.float32)
+    kind: Any = row.pipeline
+    return pipeline(kind, **({"model": path} | options), device="cpu", dtype=torch.float32)
 
 
 @cache
