@@ -11,6 +11,7 @@ What can go wrong, as data. No status codes here: each dialect of the gateway ha
     │   └── OutOfMemory       this batch did not fit the device
     ├── DeviceLost            the device is gone, nothing runs until the process is replaced
     └── CannotServe           the model or the device cannot be used as configured
+        └── CannotFetch       the model is not here, and not to be had now
 """
 
 from dataclasses import dataclass
@@ -78,3 +79,7 @@ class DeviceLost(InferenceError):
 
 class CannotServe(InferenceError):
     """The model or the device cannot be used as configured."""
+
+
+class CannotFetch(CannotServe):
+    """The model is not on this machine and cannot be had now; it is not the model's fault."""

