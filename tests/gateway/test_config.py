@@ -431,6 +431,7 @@ values: dict[str, st.SearchStrategy[object]] = {
     "cache-dir": st.sampled_from(["/tmp/cache", "~/cache", "cache"]),
     "log-level": st.sampled_from(["debug", "info", "warning", "error"]),
     "access-log": st.booleans(),
+    "url-prefix": st.sampled_from(["/", "/v1", "/a/b/"]),
     "model": st.lists(st.sampled_from(["a/b", "c=d", f"e/f@{COMMIT}", "/g/h/"]), unique=True, min_size=1),
 }
 
