@@ -50,7 +50,7 @@ def tokenizer_json() -> str:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    tokenizer.add_special_tokens(["[MASK]"])
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]", "[MASK]"])
     return tokenizer.to_str()
 
 
@@ -73,6 +73,7 @@ def served(name: str = MODEL, task: Task = "embed") -> ServedModel:
         load_s=1.5,
         warm_up_s=2.5,
         labels=labels,
+        problem_type="multi_label_classification" if task == "rerank" else "single_label_classification",
         prompts={"query": "w7 "} if task == "embed" else {},
     )
 

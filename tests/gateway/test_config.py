@@ -484,3 +484,16 @@ def test_each_key_is_one_line_of_the_usage_and_one_row_of_the_reference(name: st
     assert len(lines) == len(rows) == 1
     assert key.help in lines[0]
     assert rows[0].count("|") == 6
+
+
+@pytest.mark.parametrize(
+    ("told", "prefix"), [("/", ""), ("/v1", "/v1"), ("/v1/", "/v1"), ("/a/b", "/a/b"), ("/a.b-c_d~", "/a.b-c_d~")]
+)
+def test_a_prefix_is_a_path_without_its_last_slash(told: str, prefix: str) -> None:
+    assert load(["--url-prefix", told], {}).http.url_prefix == prefix
+
+
+@pytest.mark.parametrize("told", ["v1", "//", "/a//b", "/{name}", "/a b", "/ä", "/a?b", "/a#b", "http://a"])
+def test_what_is_no_prefix_is_refused(told: str) -> None:
+    with pytest.raises(SettingsError, match="a path such as"):
+        load(["--url-prefix", told], {})
