@@ -11,8 +11,9 @@ from benchmarks.results import Figure, Findings, Goal
 from inference import Limits
 from inference.batcher import Batcher
 from inference.cost import CostModel
+from inference.lane import Lane
 from inference.request import Batch, Call, Request, Row
-from inference.scheduler import Lane, Scheduler
+from inference.scheduler import Scheduler
 
 _MODEL = "free"
 _SUBMITS = 1000

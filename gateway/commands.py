@@ -101,8 +101,8 @@ def _serve(settings: Settings) -> int:
         app = create_app(settings, client, lifecycle, metrics)
         serving = server.run(app, listener, http, settings.drain, lifecycle)
         code = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
-    if lifecycle.state == "starting":
-        os._exit(code)  # a thread that loads weights cannot be interrupted
+    if lifecycle.state == "starting" or not lifecycle.healthy:
+        os._exit(code)  # a thread that loads weights, or is stuck in the device, cannot be interrupted
     return code
 
 

@@ -177,6 +177,7 @@ KEYS = (
     Key("threads", "engine.device.threads", _whole("", 0, 4096), "CPU threads; 0 leaves the choice to torch"),
     Key("max-batch-tokens", "engine.limits.max_batch_tokens", TOKENS, "Tokens in one batch; 0: the device's default"),
     Key("max-waiting-tokens", "engine.limits.max_waiting_tokens", TOKENS, "Tokens that may wait; more are refused"),
+    Key("stuck-after", "engine.limits.stuck_after_s", SECONDS, "Longest batch, or 10 x its prediction; then exit 1"),
     Key("cache-bytes", "engine.limits.cache_bytes", _whole("", 0, 1 << 40), "Finished answers to keep; 0: none"),
     Key("max-items", "engine.limits.max_items", _whole("", 1, 1 << 20), "Inputs in one call"),
     Key("auto-truncate", "engine.auto_truncate", BOOLEAN, "Cut inputs that are too long instead of refusing them"),

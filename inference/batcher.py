@@ -61,18 +61,19 @@ class _DeviceThread:
         self.runtimes = runtimes
         self.running: tuple[Batch, float] | None = None  # and since when
         self.batches = 0
-        self.failed = False
+        self.lost = False
         self.thread = threading.Thread(target=life, args=(self,), name=f"device-{name}", daemon=True)
 
     def statistics(self, limits: Limits, now: float) -> DeviceStatistics:
-        return DeviceStatistics(self.state.name, not self.failed, self.is_stuck(limits, now), self.batches)
+        return DeviceStatistics(self.state.name, not self.lost, self.spare_s(limits, now) <= 0, self.batches)
 
-    def is_stuck(self, limits: Limits, now: float) -> bool:
+    def spare_s(self, limits: Limits, now: float) -> float:
+        """How long its batch may still run before the device counts as stuck; what it may begin now if none runs."""
         running = self.running
         if running is None:
-            return False
+            return limits.stuck_after_s
         batch, since = running
-        return now - since > max(limits.stuck_after_s, _STUCK_FACTOR * batch.predicted_s)
+        return since + max(limits.stuck_after_s, _STUCK_FACTOR * batch.predicted_s) - now
 
 
 Settlement = tuple[Entry, Result | InferenceError]
@@ -97,7 +98,7 @@ class Batcher:
         self._observer = observer
         self._changed = threading.Condition()
         self._closing = False
-        self._lost: InferenceError | None = None
+        self._lost: DeviceLost | None = None
         self._reuse = Reuse(limits.cache_bytes, limits.quarantine_s, clock)
         self._pending: set[Pending] = set()
         self._dead = asyncio.Event()
@@ -107,10 +108,11 @@ class Batcher:
         self._devices = [_DeviceThread(name, runtimes, self._live) for name, runtimes in devices.items()]
 
     def start(self) -> None:
-        """Start the device threads; call it on the event loop that will submit."""
+        """Start the device threads, and watch them; call it on the event loop that will submit."""
         self._loop = asyncio.get_running_loop()
         for device in self._devices:
             device.thread.start()
+        self._watch(self._loop)
 
     async def submit(self, call: Call) -> list[Result]:
         """Run a call: admitted whole or refused whole, and over at its deadline whatever the device does."""
@@ -136,10 +138,10 @@ class Batcher:
     def healthy(self) -> bool:
         """Whether every device thread is alive and moving; cheap enough to ask for every call."""
         now = self._clock()
-        return not any(device.failed or device.is_stuck(self._limits, now) for device in self._devices)
+        return not any(device.lost or device.spare_s(self._limits, now) <= 0 for device in self._devices)
 
     async def lost(self) -> None:
-        """Wait until a device thread has died."""
+        """Wait until a device thread has died, or is stuck."""
         await self._dead.wait()
 
     async def drained(self) -> None:
@@ -160,9 +162,10 @@ class Batcher:
             self._changed.notify_all()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the device threads to end; a stuck one is left behind (it is a daemon)."""
+        """Wait for the device threads to end; a lost one is left behind (it is a daemon, and may never end)."""
         for device in self._devices:
-            device.thread.join(timeout_s)
+            if not device.lost:
+                device.thread.join(timeout_s)
 
     def statistics(self) -> BatcherStatistics:
         """Take a snapshot."""
@@ -185,6 +188,7 @@ class Batcher:
             refused = self._scheduler.add(entries, now) if entries else None
             if refused is not None:
                 raise Overloaded(refused.reason, refused.retry_after_s)
+            self._scheduler.hasten(plan.joined(), call.deadline)
             self._reuse.begin(plan, entries, call.deadline)
             self._changed.notify_all()
         return plan
@@ -197,6 +201,18 @@ class Batcher:
             with self._changed:
                 for entry in unwanted:
                     self._scheduler.cancel(entry)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Lose a device that is stuck; else look again at the first moment at which one can be."""
+        now = self._clock()
+        for device in self._devices:
+            if not device.lost and device.spare_s(self._limits, now) <= 0:
+                self._lose(device, DeviceLost("a batch does not end"))
+        moving = [device for device in self._devices if not device.lost and device.thread.is_alive()]
+        if moving:
+            soonest_s = min(device.spare_s(self._limits, now) for device in moving)
+            # What begins after this look may be stuck a floor later, however long the batch of now may take.
+            loop.call_later(min(soonest_s, self._limits.stuck_after_s), self._watch, loop)
 
     # The device thread.
 
@@ -265,10 +281,6 @@ class Batcher:
         error = DeadlineExceeded("the deadline passed while the call waited")
         self._deliver([(entry, error) for entry in late])
 
-    def _mourn(self, error: InferenceError) -> None:
-        self._dead.set()
-        self.abandon(error)
-
     def _deliver(self, settlements: Sequence[Settlement]) -> None:
         if settlements and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_settle, settlements)
@@ -276,14 +288,21 @@ class Batcher:
     def _ended(self, device: _DeviceThread, error: BaseException | None) -> None:
         if error is None:
             return
-        _log.critical("device thread %s died: %s", device.state.name, type(error).__name__)
-        lost = error if isinstance(error, DeviceLost) else DeviceLost(f"the device thread died: {type(error).__name__}")
-        device.failed = True
+        name = type(error).__name__
+        self._lose(device, error if isinstance(error, DeviceLost) else DeviceLost(f"the device thread died: {name}"))
+
+    def _lose(self, device: _DeviceThread, error: DeviceLost) -> None:
+        """Refuse whatever comes, and fail whatever waits: only a new process can help (any thread)."""
+        _log.critical("device %s is lost: %s", device.state.name, error)
+        device.lost = True
         with self._changed:
-            self._lost = lost
-            self._changed.notify_all()
+            self._lost = error
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._mourn, lost)
+            self._loop.call_soon_threadsafe(self._mourn, error)
+
+    def _mourn(self, error: DeviceLost) -> None:
+        self._dead.set()
+        self.abandon(error)
 
 
 def _settle(settlements: Sequence[Settlement]) -> None:

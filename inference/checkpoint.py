@@ -17,7 +17,7 @@ from tokenizers.normalizers import Lowercase, Sequence
 from inference.config import EngineConfig, ModelSource
 from inference.errors import CannotServe
 from inference.fetch import DEFAULT_MODEL, fetch_hub, fetch_package
-from inference.task import ProblemType, Task, find_task, labels, problem_type
+from inference.task import ProblemType, Task, architecture_of, find_task, is_causal, labels, problem_type
 from inference.tokenizer import TokenizerFile
 
 Pooling = Literal["mean", "cls", "max", "last"]
@@ -54,6 +54,7 @@ class Checkpoint:
     revision: str | None
     saved_dtype: str | None  # as in config.json
     task: Task = "embed"
+    architecture: str = ""  # the class that the weights were saved from
     causal: bool = False  # a language model that predicts the next token
     pooling: Pooling = "mean"
     normalise: bool = True
@@ -115,13 +116,14 @@ def read_checkpoint(name: str, path: Path, revision: str | None = None, task: Ta
     parts = _modules(name, path)
     limits = _read_json(path / "sentence_bert_config.json", dict, optional=True)
     prompts = _read_json(path / "config_sentence_transformers.json", dict, optional=True)
-    causal = str((config.get("architectures") or [""])[0]).endswith("ForCausalLM")
+    causal = is_causal(config)
     return Checkpoint(
         name=name,
         path=path,
         revision=revision,
         saved_dtype=config.get("dtype") or config.get("torch_dtype"),
         task=find_task(name, config, list(parts), task),
+        architecture=architecture_of(config),
         causal=causal,
         pooling=_pooling(name, path / parts["Pooling"]) if "Pooling" in parts else "last" if causal else "mean",
         normalise="Normalize" in parts or not parts,

@@ -45,7 +45,7 @@ class Limits:
     window: int = 1024  # waiting entries looked at when a batch is formed: more than one batch of short texts
     quarantine_s: float = 30.0  # an input that fails the model is not tried again so soon
     cache_bytes: int = 0  # of finished answers; 0: none are kept
-    stuck_after_s: float = 60.0  # a batch that runs longer (and 10 x its prediction) is stuck
+    stuck_after_s: float = 60.0  # a batch that runs so long, and 10 x its prediction, is stuck: the device is lost
 
     @property
     def max_batch_s(self) -> float:

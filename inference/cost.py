@@ -1,7 +1,7 @@
 """
-What a batch costs in seconds: learned from the batches that ran.
+What a batch costs, in seconds and in bytes: learned from the batches that ran.
 
-    seconds = base + a * tokens + b * sequences + c * sum of squared lengths,  all coefficients >= 0
+    cost = base + a * tokens + b * sequences + c * sum of squared lengths,  all coefficients >= 0
 
 Least squares on relative errors with exponential forgetting. Four unknowns, so the normal equations
 are solved by elimination in plain Python, some 20 us a batch; a coefficient that comes out negative is
@@ -36,55 +36,54 @@ class Curve:
     square_s: float
 
 
-_GUESS = Curve(base_s=1e-3, token_s=1e-5, sequence_s=0.0, square_s=0.0)
+Coefficients = tuple[float, float, float, float]
+"""Of any batch, and for each token, sequence and squared length."""
+
+_GUESS_S: Coefficients = (1e-3, 1e-5, 0.0, 0.0)
+_GUESS_BYTES: Coefficients = (1e3, 1e4, 0.0, 0.0)
 
 
-class CostModel:
-    """Predicts the seconds a batch takes; `observe` refines it."""
+class Fit:
+    """One cost that grows with the shape of a batch."""
 
-    def __init__(self) -> None:
-        """Start with a guess: warm-up replaces it before the first call."""
+    def __init__(self, guess: Coefficients) -> None:
+        """Start with a guess: its proportions count until batches tell more."""
         self._normal = [[0.0] * _FEATURES for _ in range(_FEATURES)]
         self._moment = [0.0] * _FEATURES
         self._anchor = [[0.0] * _FEATURES for _ in range(_FEATURES)]
         self._anchor_moment = [0.0] * _FEATURES
-        self.curve = _GUESS
+        self.coefficients = guess
         self._observed = 0
         self._errors: deque[float] = deque(maxlen=_ERRORS_KEPT)
+        self._known: tuple[float, float] | None = None  # what `errors` returned last, until another comes
 
-    def seconds(self, shape: Shape) -> float:
-        """Predict the device seconds of one batch of this shape."""
-        curve = self.curve
-        return (
-            curve.base_s
-            + curve.token_s * shape.tokens
-            + curve.sequence_s * shape.sequences
-            + curve.square_s * shape.squares
-        )
+    @property
+    def is_trusted(self) -> bool:
+        """Whether enough batches were predicted for the errors to mean something."""
+        return len(self._errors) >= _TRUSTED_AFTER
 
-    def backlog_s(self, shape: Shape, max_tokens: float, max_s: float) -> float:
-        """Predict the device seconds of so much work when it runs in batches of so many tokens or seconds."""
-        if shape.sequences == 0:
-            return 0.0
-        base_s = self.curve.base_s
-        work_s = self.seconds(shape) - base_s
-        batches = max(shape.tokens / max_tokens, work_s / max(max_s - base_s, 1e-9))
-        return work_s + math.ceil(min(batches, shape.sequences)) * base_s
+    def predict(self, shape: Shape) -> float:
+        """Predict the cost of one batch of this shape."""
+        base, token, sequence, square = self.coefficients
+        return base + token * shape.tokens + sequence * shape.sequences + square * shape.squares
 
     def errors(self) -> tuple[float, float]:
         """Return the median and the 95th percentile of the last predictions' relative errors."""
-        ordered = sorted(self._errors) or [0.0]
-        return ordered[len(ordered) // 2], ordered[len(ordered) * 19 // 20]
+        if self._known is None:
+            ordered = sorted(self._errors) or [0.0]
+            self._known = ordered[len(ordered) // 2], ordered[len(ordered) * 19 // 20]
+        return self._known
 
-    def observe(self, shape: Shape, seconds: float) -> None:
+    def observe(self, shape: Shape, cost: float) -> None:
         """Learn from a batch that ran."""
-        self._errors.append(abs(seconds / max(self.seconds(shape), 1e-9) - 1.0))
+        self._errors.append(abs(cost / max(self.predict(shape), 1e-9) - 1.0))
+        self._known = None
         if self._observed == 0:
-            self._scale_guess(seconds / self.seconds(shape))
+            self._scale_guess(cost / self.predict(shape))
         if self._observed >= _TRUSTED_AFTER:
-            seconds = min(seconds, _OUTLIER * self.seconds(shape))
+            cost = min(cost, _OUTLIER * self.predict(shape))
         self._observed += 1
-        self._count(shape, seconds, 1.0)
+        self._count(shape, cost, 1.0)
         self._solve()
 
     def settle(self) -> None:
@@ -95,14 +94,14 @@ class CostModel:
     def _scale_guess(self, factor: float) -> None:
         """Keep the guess's proportions, at the speed of the first batch, for what no batch has told yet."""
         for shape in _GUESSED:
-            self._count(shape, factor * self.seconds(shape), _GUESS_WEIGHT)
+            self._count(shape, factor * self.predict(shape), _GUESS_WEIGHT)
 
-    def _count(self, shape: Shape, seconds: float, trust: float) -> None:
+    def _count(self, shape: Shape, cost: float, trust: float) -> None:
         x = _features(shape)
-        weight = trust / max(seconds, 1e-6) ** 2  # squares of relative errors
+        weight = trust / max(cost, 1e-6) ** 2  # squares of relative errors
         for i in range(_FEATURES):
             kept = (1 - _FORGETTING) * self._anchor_moment[i]
-            self._moment[i] = _FORGETTING * self._moment[i] + kept + weight * seconds * x[i]
+            self._moment[i] = _FORGETTING * self._moment[i] + kept + weight * cost * x[i]
             for j in range(_FEATURES):
                 kept = (1 - _FORGETTING) * self._anchor[i][j]
                 self._normal[i][j] = _FORGETTING * self._normal[i][j] + kept + weight * x[i] * x[j]
@@ -116,9 +115,62 @@ class CostModel:
             worst = min(range(len(active)), key=solution.__getitem__)
             if solution[worst] >= 0.0:
                 fitted = dict(zip(active, solution, strict=True))
-                self.curve = Curve(*(fitted.get(i, 0.0) / scale for i, scale in enumerate(_SCALES)))
+                base, token, sequence, square = (fitted.get(i, 0.0) / scale for i, scale in enumerate(_SCALES))
+                self.coefficients = (base, token, sequence, square)
                 return
             del active[worst]
+
+
+class CostModel:
+    """Predicts the seconds a batch takes, and the bytes where a device tells them; `observe` refines it."""
+
+    def __init__(self) -> None:
+        """Start with a guess: warm-up replaces it before the first call."""
+        self._time = Fit(_GUESS_S)
+        self._memory = Fit(_GUESS_BYTES)
+
+    @property
+    def curve(self) -> Curve:
+        """The fitted cost in seconds."""
+        return Curve(*self._time.coefficients)
+
+    def seconds(self, shape: Shape) -> float:
+        """Predict the device seconds of one batch of this shape."""
+        return self._time.predict(shape)
+
+    def backlog_s(self, shape: Shape, max_tokens: float, max_s: float) -> float:
+        """Predict the device seconds of so much work when it runs in batches of so many tokens or seconds."""
+        if shape.sequences == 0:
+            return 0.0
+        base_s = self._time.coefficients[0]
+        work_s = self.seconds(shape) - base_s
+        batches = max(shape.tokens / max_tokens, work_s / max(max_s - base_s, 1e-9))
+        return work_s + math.ceil(min(batches, shape.sequences)) * base_s
+
+    def least_share(self) -> float:
+        """Return the share of its predicted seconds that a batch takes at the least, by the p95 of the errors."""
+        return max(0.0, 1.0 - self._time.errors()[1]) if self._time.is_trusted else 0.0
+
+    def most_bytes(self, shape: Shape) -> float | None:
+        """Return the bytes that such a batch allocates at most, by the p95 of the errors; None: not known well."""
+        if not self._memory.is_trusted:
+            return None
+        return self._memory.predict(shape) * (1.0 + self._memory.errors()[1])
+
+    def errors(self) -> tuple[float, float]:
+        """Return the median and the 95th percentile of the last predictions' relative errors, of seconds."""
+        return self._time.errors()
+
+    def observe(self, shape: Shape, seconds: float, peak_bytes: int | None = None) -> None:
+        """Learn from a batch that ran."""
+        self._time.observe(shape, seconds)
+        if peak_bytes:
+            self._memory.observe(shape, peak_bytes)
+
+    def settle(self) -> None:
+        """End warm-up: what was learned so far is never forgotten altogether, however one-sided the calls are."""
+        self._time.settle()
+        self._memory.settle()
 
 
 def _features(shape: Shape) -> list[float]:

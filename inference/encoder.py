@@ -55,6 +55,7 @@ class Encoder:
         self.max_length = self._longest()
         self.padded_because: str | None = "not tested yet"
         self._pads = True
+        self._heads: Mapping[Output, Head] = {}
         self._heads = self._find_heads(vocabulary or Vocabulary())
 
     @property
@@ -154,8 +155,14 @@ class Encoder:
 
     def _asked(self, sequences: Sequence[Tokens]) -> list[Request]:
         """Ask for what tells most: where a head works token by token, the states that it works on."""
-        output: Output = self.output if self.output in ("vector", "logits") else "token vectors"
-        return [Request(self._checkpoint.name, tokens, output=output) for tokens in sequences]
+        by_itself = self.output in ("vector", "logits") or not self._heads
+        output: Output = self.output if by_itself else "token vectors"
+        return [Request(self._checkpoint.name, self._ended(tokens), output=output) for tokens in sequences]
+
+    def _ended(self, tokens: Tokens) -> Tokens:
+        """End a sequence as texts end, where a head looks for that."""
+        config = self._model.config
+        return np.append(tokens[:-1], np.int32(config.eos_token_id)) if config.is_encoder_decoder else tokens
 
     def _packed(self, requests: Sequence[Request]) -> torch.Tensor:
         runs = layout([len(request.tokens) for request in requests])
@@ -163,7 +170,7 @@ class Encoder:
         inputs = {
             "input_ids": self._place(np.concatenate([request.tokens for request in requests])),
             "position_ids": self._place(positions),
-            "token_type_ids": self._place(np.concatenate([_types(request) for request in requests])),
+            "token_type_ids": self._place(np.concatenate([self._types(request) for request in requests])),
         }
         with packed_as(runs):
             states = self._forward(self._base, inputs).last_hidden_state  # [1, tokens, hidden]
@@ -180,9 +187,15 @@ class Encoder:
 
     def _parts(self, requests: Sequence[Request]) -> list[Sequence[Request]]:
         """Cut sorted requests into batches that may be padded: into equal lengths, where none may."""
-        if self._pads:
-            return [requests]
-        return [list(group) for _, group in itertools.groupby(requests, key=lambda request: len(request.tokens))]
+        return [list(group) for _, group in itertools.groupby(requests, key=self._company)]
+
+    def _company(self, request: Request) -> tuple[int, int]:
+        """Say what requests of one padded batch have in common."""
+        config = self._model.config
+        ends = (
+            int((request.tokens == config.eos_token_id).sum()) if config.is_encoder_decoder else 0
+        )  # BART's head asks
+        return 0 if self._pads else len(request.tokens), ends
 
     def _padded(self, requests: Sequence[Request]) -> torch.Tensor:
         """Return hidden states without those of the padding: [tokens, hidden]."""
@@ -206,7 +219,7 @@ class Encoder:
         real = np.arange(lengths.max()) < lengths[:, None]  # [sequences, longest]
         ids, types = np.full(real.shape, self._model.config.pad_token_id), np.zeros(real.shape)
         ids[real] = np.concatenate([request.tokens for request in requests])
-        types[real] = np.concatenate([_types(request) for request in requests])
+        types[real] = np.concatenate([self._types(request) for request in requests])
         mask = torch.from_numpy(real).to(self._device.place)
         inputs = {"input_ids": self._place(ids), "attention_mask": mask.long(), "token_type_ids": self._place(types)}
         return inputs, mask
@@ -215,6 +228,12 @@ class Encoder:
         """Run the model or its base with what it takes: some know no token types, some no positions."""
         taken = self._takes[part]
         return part(**{name: tensor for name, tensor in inputs.items() if name in taken}, return_dict=True)
+
+    def _types(self, request: Request) -> np.ndarray[Any, Any]:
+        """Token types of a sequence; some models keep one type for all, whatever their tokenizers say."""
+        if request.types is None or getattr(self._model.config, "type_vocab_size", 0) < 2:  # noqa: PLR2004
+            return np.zeros(len(request.tokens))
+        return request.types
 
     def _place(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
         batched = ids if ids.ndim > 1 else ids[None]
@@ -258,11 +277,9 @@ def load_encoder(
 
 
 def _parameters(part: torch.nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(inspect.unwrap(type(part).forward)).parameters)
-
-
-def _types(request: Request) -> np.ndarray[Any, Any]:
-    return np.zeros(len(request.tokens)) if request.types is None else request.types
+    """Name what a model's forward takes; token types only where they have embeddings of their own."""
+    names = frozenset(inspect.signature(inspect.unwrap(type(part).forward)).parameters)
+    return names if hasattr(part.config, "type_vocab_size") else names - {"token_type_ids"}
 
 
 def _answers(rows: Mapping[Output, Rows], requests: Sequence[Request]) -> list[Row]:

@@ -13,9 +13,10 @@ from inference.cost import CostModel
 from inference.device import Device, choose_dtype, open_device
 from inference.encoder import Encoder, load_encoder
 from inference.errors import CannotServe, DeviceLost, RuntimeFailed, Unavailable
-from inference.profile import Profile, measure, rehearse
+from inference.lane import Lane
+from inference.profile import Profile, measure, teach
 from inference.request import Call, Result
-from inference.scheduler import Lane, Refused, Scheduler, Work
+from inference.scheduler import Refused, Scheduler, Work
 from inference.task import Ability, ProblemType, Task, abilities
 from inference.tokenizer import TokenizerFile, read_vocabulary
 
@@ -200,13 +201,11 @@ class Engine:
         return served, encoder, lane
 
     def _warm_up(self, name: str, encoder: Encoder, lane: Lane, budget: int) -> None:
-        """Run batches of many shapes, twice each: the first pays for caches, the second teaches the cost model."""
+        """Run batches of many shapes, so that the cost is known before the first call."""
         plans = _warm_up_plans(encoder.max_length, budget)
         for done, lengths in enumerate(plans):
             self._progress(Progress(name, "warm up", done, len(plans)))
-            shape = lane.shape(lengths)
-            rehearse(name, encoder.output, lengths, shape, encoder)
-            lane.cost.observe(shape, rehearse(name, encoder.output, lengths, shape, encoder))
+            teach(name, encoder.output, lengths, encoder, lane)
         lane.cost.settle()
         self._progress(Progress(name, "warm up", len(plans), len(plans)))
 

@@ -63,6 +63,14 @@ class TokenVectors:
         return Rows(hidden.float(), [len(request.tokens) for request in requests])
 
 
+class _Given(BaseModelOutput):
+    """Hidden states in the place of a model's own; all else that a head may look for is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
 class OwnHead:
     """The model's own head, run on hidden states that are computed already: [sequences, length, hidden] to logits."""
 
@@ -85,7 +93,7 @@ class OwnHead:
         return logits.float()
 
     def _answer(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        return forward(*args, **kwargs) if self._given is None else BaseModelOutput(last_hidden_state=self._given)
+        return forward(*args, **kwargs) if self._given is None else _Given(last_hidden_state=self._given)
 
     def _some_id(self) -> int:
         """Return an id that is not the padding's: heads that read the last token look for it by that."""
@@ -129,7 +137,7 @@ class TokenLogits:
 
     def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
         """Return [tokens, labels]."""
-        return Rows(self.own(hidden[None])[0], [len(request.tokens) for request in requests])
+        return Rows(_each(self.own, hidden), [len(request.tokens) for request in requests])
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +151,7 @@ class MaskLogits:
         """Return [masks, vocabulary]."""
         masks = [torch.from_numpy(request.tokens == self.mask) for request in requests]
         rows = hidden[torch.cat(masks).to(hidden.device)]
-        return Rows(self.own(rows[None])[0], [int(mask.sum()) for mask in masks])
+        return Rows(_each(self.own, rows), [int(mask.sum()) for mask in masks])
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +183,7 @@ def own_head(
     """
     if output == "logits" and logits[0].ndim == 1:
         return SequenceLogits(own, _find_reach(own, hidden, logits))
-    if not all(_close(own(states[None])[0], expected) for states, expected in zip(hidden, logits, strict=True)):
+    if not all(_close(_each(own, states), expected) for states, expected in zip(hidden, logits, strict=True)):
         raise RuntimeFailed("its logits need more than hidden states")
     match output:
         case "logits":
@@ -186,6 +194,11 @@ def own_head(
             return TermWeights(own)
         case _:
             return TokenLogits(own)
+
+
+def _each(own: OwnHead, states: torch.Tensor) -> torch.Tensor:
+    """Run a head that works token by token: [tokens, hidden] to [tokens, labels]."""
+    return own(states[:, None])[:, 0]
 
 
 def _known(token: int | None, word: str) -> int:

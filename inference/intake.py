@@ -25,7 +25,7 @@ _PROMPT_NAMES: Final[dict[InputType, tuple[str, ...]]] = {
     "document": ("document", "passage", "search_document", "corpus"),
 }
 # The form that Qwen3 rerankers were trained on: a judge who answers yes or no.
-_JUDGE: Final = (
+JUDGE: Final = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
     "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
@@ -109,7 +109,7 @@ class Served:
     def _text(self, item: object) -> Text:
         if isinstance(item, tuple):
             first, second = item
-            return _JUDGE.format(first, second) if self.model.causal else (first, second)
+            return JUDGE.format(first, second) if self.model.causal else (first, second)
         return str(item)
 
     def _checked(self, ids: object, inputs: Inputs, index: int) -> Tokenised:

@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 
 from inference.cost import Curve
-from inference.errors import InferenceError
+from inference.errors import InferenceError, OutOfMemory
+from inference.lane import Lane
 from inference.request import Batch, Call, Entry, Output, Request, Result, Shape
 from inference.runtime import Runtime
-from inference.scheduler import Lane
 
 _LENGTHS: Final = (16, 32, 64, 128, 256, 512)
 
@@ -55,6 +55,29 @@ def rehearse(model: str, output: Output, lengths: Sequence[int], shape: Shape, r
     started = time.perf_counter()
     runtime.launch(batch).wait()
     return time.perf_counter() - started
+
+
+def teach(model: str, output: Output, lengths: Sequence[int], runtime: Runtime, lane: Lane) -> None:
+    """
+    Rehearse a batch twice: the first pays for caches, the second teaches the cost model.
+
+    What does not fit the device is halved until it does; raises OutOfMemory for a single text.
+    """
+    while not _taught(model, output, lengths, runtime, lane):
+        lane.did_not_fit(lane.shape(lengths))
+        lengths = lengths[: len(lengths) // 2]
+
+
+def _taught(model: str, output: Output, lengths: Sequence[int], runtime: Runtime, lane: Lane) -> bool:
+    shape = lane.shape(lengths)
+    try:
+        rehearse(model, output, lengths, shape, runtime)
+        lane.cost.observe(shape, rehearse(model, output, lengths, shape, runtime))
+    except OutOfMemory:
+        if len(lengths) == 1:
+            raise
+        return False  # tried again by the caller, where no traceback holds on to tensors
+    return True
 
 
 def measure(

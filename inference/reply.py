@@ -29,6 +29,7 @@ class Pending:
         """End the call with an error, unless it has ended."""
         if not self.future.done():
             self.future.set_exception(error)
+            self.future.exception()  # seen: who waits may be leaving at this moment, which is no news for the log
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -165,3 +165,4 @@ class Report:
     predicted_s: float
     device_s: float
     error: str | None = None  # the class of the error that failed the whole batch
+    peak_bytes: int | None = None  # what it allocated at the most, beside what the models hold, if the device tells

@@ -37,7 +37,7 @@ class Flight:
     key: Key
     request: Request
     reuse: "Reuse"
-    entry: Entry | None = None  # until it is admitted
+    entry: Entry | None = None  # while it is under way
     slots: set[Slot] = field(default_factory=set)
 
     def succeed(self, result: Result) -> None:
@@ -89,6 +89,10 @@ class Plan:
     seats: list[tuple[Flight, Slot]]  # in flights of others and of its own
     fresh: list[Flight]  # its own, each to be admitted
 
+    def joined(self) -> list[Entry]:
+        """Return the entries of others' flights that it shares; to be asked before it begins."""
+        return [flight.entry for flight, _ in self.seats if flight.entry is not None]
+
 
 class Reuse:
     """What is in flight, what is kept, and what is not tried again."""
@@ -112,7 +116,7 @@ class Reuse:
         return keys
 
     def plan(self, call: Call, keys: Sequence[Key], pending: Pending, holds: Callable[[Entry], bool]) -> Plan:
-        """Sort a call's requests; changes nothing. Only flights whose entry is held still are joined."""
+        """Sort a call's requests; changes nothing. Only flights whose entry is still held are joined."""
         plan = Plan([], [], [])
         own: dict[Key, Flight] = {}
         for index, (key, request) in enumerate(zip(keys, call.requests, strict=True)):
@@ -140,7 +144,7 @@ class Reuse:
             slot.succeed(Result(result.row, Timings(0.0, 0.0)))
 
     def end(self, plan: Plan) -> list[Entry]:
-        """Stop waiting; returns the entries that nobody waits for any more."""
+        """Stop waiting; returns the entries under way that nobody waits for any more."""
         for flight, slot in plan.seats:
             flight.slots.discard(slot)
         empty = {flight for flight, _ in plan.seats if not flight.slots}
@@ -154,7 +158,7 @@ class Reuse:
 
     def landed(self, flight: Flight, result: Result) -> None:
         """Close a flight, and keep its answer while there is room."""
-        self._close(flight)
+        self._land(flight)
         size = result.row.nbytes + _BOOKKEEPING_BYTES
         if size > self._cache_bytes or flight.key in self._kept:
             return
@@ -166,7 +170,7 @@ class Reuse:
 
     def failed(self, flight: Flight, error: InferenceError) -> None:
         """Close a flight; an input that fails the model twice, by itself, goes into quarantine."""
-        self._close(flight)
+        self._land(flight)
         if not isinstance(error, RuntimeFailed) or isinstance(error, OutOfMemory):
             return  # no fault of the input, or one that less company may cure
         before = self._failures.pop(flight.key, None)
@@ -189,6 +193,10 @@ class Reuse:
             del self._failures[key]
         elif failure.times >= _TIMES_TO_QUARANTINE:
             raise RuntimeFailed("this input failed the model again and again, a moment ago")
+
+    def _land(self, flight: Flight) -> None:
+        self._close(flight)
+        flight.entry = None
 
     def _close(self, flight: Flight) -> None:
         if self._flights.get(flight.key) is flight:

@@ -2,26 +2,22 @@
 Decide what runs next, and who may wait.
 
 No clock, no device, no reply: `decide(device, now)` is a function of what waits and of the time it
-is given, so every policy question is a plain unit test. The order inside a model is `waiting.py`'s;
-here it is cut into batches whose own time stays under a cap, and calls that cannot make it are refused.
+is given, so every policy question is a plain unit test. The order inside a model is `waiting.py`'s, the
+cut into batches `selection.py`'s; here models take turns, and calls that cannot make it are refused.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from dataclasses import dataclass
 from typing import Final
 
 from inference.config import Limits
-from inference.cost import CostModel
-from inference.request import Batch, Entry, Report, Shape, packed_shape, padded_shape
-from inference.waiting import Waiting
+from inference.lane import Lane, LaneStatistics
+from inference.request import Batch, Entry, Report, Shape, packed_shape
+from inference.selection import select
+from inference.waiting import most_urgent_class
 
-_PATIENCE: Final = 16  # entries that do not fit are passed over so often before a packed batch closes
-_WORTHWHILE: Final = 8.0  # a batch may take so many times its base cost, whatever the cap on its time
-_CAP_AFTER_OOM: Final = 0.7  # of the tokens that did not fit
-_CAP_GROWTH: Final = 1.01  # a batch that fits and is nearly as large
-_NEARLY_FULL: Final = 0.8
 _HARD_LIMIT: Final = 2  # times max_waiting_tokens: more waits for nobody, whatever their share
+_TRYING: Final = 0.01  # of a device's time may go to calls that seem hopeless, so that the cost is learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +25,7 @@ class DeviceState:
     """What a device thread tells when it asks for work."""
 
     name: str
-    in_flight: int = 0
+    free_bytes: int | None = None  # for a batch, beside what the models hold; None where the device does not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,51 +57,10 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class LaneStatistics:
-    """What waits for one model, and how well its cost is known."""
-
-    model: str
-    entries: int
-    tokens: int
-    oldest_s: float
-    error_p50: float  # of predicted batch seconds, relative
-    error_p95: float
-
-
-@dataclass(frozen=True, slots=True)
 class SchedulerStatistics:
     """What waits, by model."""
 
     lanes: tuple[LaneStatistics, ...]
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """What waits for one model, and what its work costs."""
-
-    packed: bool
-    cost: CostModel
-    waiting: Waiting = field(default_factory=Waiting)
-    padding: float = 1.0  # computed tokens per real token, a moving average
-    fits: float = float("inf")  # tokens that a batch may have, learned from running out of memory
-    served_s: float = 0.0  # device seconds, lifted to the other models' when work comes back
-
-    def shape(self, lengths: Sequence[int]) -> Shape:
-        """What these lengths cost the device when they run together."""
-        return packed_shape(lengths) if self.packed else padded_shape(lengths)
-
-    def seconds(self, work: Shape, limits: Limits) -> float:
-        """Device seconds of so much work (unpadded) in full batches."""
-        padded = Shape(round(work.tokens * self.padding), work.sequences, work.squares)
-        return self.cost.backlog_s(padded, self.cap_tokens(limits), self.cap_s(limits))
-
-    def cap_tokens(self, limits: Limits) -> float:
-        """The most tokens a batch may have."""
-        return min(limits.max_batch_tokens, self.fits)
-
-    def cap_s(self, limits: Limits) -> float:
-        """The longest a batch may take, but for a single entry."""
-        return max(limits.max_batch_s, _WORTHWHILE * self.cost.curve.base_s)
 
 
 class Scheduler:
@@ -117,7 +72,7 @@ class Scheduler:
         self._lanes = lanes
         self._running: dict[Batch, float] = {}  # -> when it is predicted to finish
         self._held: set[Entry] = set()  # what waits or runs
-        self._served_s = 0.0  # of the lane whose turn was last
+        self._served_s: dict[int, float] = {}  # by class: of the lane whose turn was last
 
     def add(self, entries: Sequence[Entry], now: float) -> Refused | None:
         """Admit all entries of one call, or none of them."""
@@ -127,20 +82,42 @@ class Scheduler:
         if refused is not None:
             return refused
         lane = self._lanes[model]
-        if not lane.waiting:
-            lane.served_s = max(lane.served_s, self._served_s)
+        if self._is_idle() and self._is_hopeless(lane, shape, call.deadline, now):
+            lane.tried_at = now
+        if call.priority not in lane.waiting.oldest_by_class():
+            lane.served_s[call.priority] = max(
+                _served(lane.served_s, call.priority), _served(self._served_s, call.priority)
+            )
         self._held.update(entries)
         lane.waiting.add(entries, lane.seconds(shape, self._limits) / shape.tokens)
         return None
 
+    def hasten(self, entries: Sequence[Entry], deadline: float) -> None:
+        """Give entries that a second call waits for, in its order, the rank it would get them, where that is better."""
+        waiting = [entry for entry in entries if entry in self._lanes[entry.model].waiting]
+        if not waiting:
+            return
+        lane = self._lanes[waiting[0].model]
+        shape, before = packed_shape([entry.tokens for entry in waiting]), 0
+        token_s = lane.seconds(shape, self._limits) / shape.tokens
+        for entry in waiting:
+            lane.waiting.hasten(entry, deadline + before * token_s)
+            before += entry.tokens
+
     def refusal(self, work: Work, now: float) -> Refused | None:
-        """Say why a call would be refused now; an idle engine refuses nothing."""
-        waiting = sum(lane.waiting.load.tokens for lane in self._lanes.values())
-        if waiting == 0 and not self._running:
-            return None
+        """Say why a call would be refused now; an idle engine refuses only what is hopeless, and tries some of that."""
         lane = self._lanes[work.model]
-        wait_s = self._ahead_s(lane, work, now) + lane.seconds(work.shape, self._limits)
-        finish = now + max(wait_s + self._rounding_s(lane, wait_s), self._next_batch_s(lane, work, now))
+        alone_s = lane.seconds(work.shape, self._limits)
+        if self._is_idle():
+            tried = now - lane.tried_at > alone_s / _TRYING
+            if tried or not self._is_hopeless(lane, work.shape, work.deadline, now):
+                return None
+            return Refused("deadline out of reach", now + alone_s - work.deadline)
+        waiting = sum(lane.waiting.load.tokens for lane in self._lanes.values())
+        wait_s = self._ahead_s(lane, work) + alone_s
+        finish = (
+            now + self._running_s(now) + max(wait_s + self._rounding_s(lane, wait_s), self._next_batch_s(lane, work))
+        )
         excess = waiting + work.shape.tokens - self._limits.max_waiting_tokens
         hard = (_HARD_LIMIT - 1) * self._limits.max_waiting_tokens
         if excess > hard or (excess > 0 and self._is_over_its_share(lane, work)):
@@ -154,29 +131,31 @@ class Scheduler:
         busy = [lane for lane in self._lanes.values() if lane.waiting]
         if not busy:
             return Decision()
-        lane = min(busy, key=lambda lane: (lane.served_s, lane.waiting.oldest))
-        chosen, expired = self._in_order(lane, now) if lane.packed else self._by_length(lane, now)
-        self._held.difference_update(expired)
-        for entry in expired:
+        priority, lane = self._turn(busy)
+        found = select(lane, self._limits, now, device.free_bytes)
+        self._held.difference_update(found.late)
+        for entry in found.late:
             lane.waiting.remove(entry)
-        for entry in chosen:
+        for entry in found.chosen:
             lane.waiting.serve(entry)
-        if not chosen:
-            return Decision(expired=tuple(expired))
-        batch = self._batch(lane, chosen, now)
-        self._served_s = max(self._served_s, lane.served_s)
-        lane.served_s += batch.predicted_s
-        return Decision(batch, tuple(expired))
+        if not found.chosen:
+            return Decision(expired=tuple(found.late))
+        batch = self._batch(lane, found.chosen, now)
+        served_s = _served(lane.served_s, priority)
+        self._served_s[priority] = max(_served(self._served_s, priority), served_s)
+        lane.served_s[priority] = served_s + batch.predicted_s
+        return Decision(batch, tuple(found.late))
 
     def holds(self, entry: Entry) -> bool:
         """Whether an entry waits or runs: only then may others wait for it too."""
         return entry in self._held
 
     def split(self, batch: Batch, now: float) -> tuple[tuple[Batch, ...], list[Entry]]:
-        """Cut a batch that failed in two, each to run next; what is too late by now comes back apart."""
+        """Cut a batch that failed in two, without what was cancelled; what is too late by now comes back apart."""
         lane = self._lanes[batch.model]
-        late = [entry for entry in batch.entries if entry.deadline <= now]
-        alive = [entry for entry in batch.entries if entry.deadline > now]
+        wanted = [entry for entry in batch.entries if entry in self._held]
+        late = [entry for entry in wanted if entry.deadline <= now]
+        alive = [entry for entry in wanted if entry.deadline > now]
         self._held.difference_update(late)
         half = (len(alive) + 1) // 2
         return tuple(self._batch(lane, part, now) for part in (alive[:half], alive[half:]) if part), late
@@ -187,57 +166,49 @@ class Scheduler:
         lane = self._lanes[batch.model]
         if report.error is None or len(batch.entries) == 1:
             self._held.difference_update(batch.entries)
-        if report.error == "OutOfMemory":
-            lane.fits = max(1.0, _CAP_AFTER_OOM * min(lane.fits, batch.shape.tokens))
-        if report.error is not None:
-            return
-        if batch.shape.tokens > _NEARLY_FULL * lane.cap_tokens(self._limits):
-            lane.fits *= _CAP_GROWTH
-        lane.cost.observe(batch.shape, report.device_s)
-        lane.padding += 0.1 * (report.padded_tokens / report.tokens - lane.padding)
+        lane.learn(batch, report, self._limits)
 
     def cancel(self, entry: Entry) -> None:
-        """Forget an entry if it still waits; one that runs is not stopped."""
+        """Forget an entry; one that runs is not stopped, but not run again either."""
+        self._held.discard(entry)
         waiting = self._lanes[entry.model].waiting
         if entry in waiting:
             waiting.remove(entry)
-            self._held.discard(entry)
 
     def statistics(self, now: float) -> SchedulerStatistics:
         """Take a snapshot of what waits."""
-        return SchedulerStatistics(tuple(_lane_statistics(model, lane, now) for model, lane in self._lanes.items()))
+        return SchedulerStatistics(tuple(lane.statistics(model, now) for model, lane in self._lanes.items()))
 
     # Admission.
 
-    def _ahead_s(self, lane: Lane, work: Work, now: float) -> float:
-        """Seconds until the first token of this work runs, if nobody else comes."""
+    def _is_idle(self) -> bool:
+        return not self._running and not any(lane.waiting for lane in self._lanes.values())
+
+    def _is_hopeless(self, lane: Lane, work: Shape, deadline: float, now: float) -> bool:
+        """Whether work alone could not be in time even if the prediction is as much too high as it ever is."""
+        return now + lane.cost.least_share() * lane.seconds(work, self._limits) > deadline
+
+    def _ahead_s(self, lane: Lane, work: Work) -> float:
+        """Seconds of what waits and goes ahead of this work, if nobody else comes."""
         limits = self._limits
         ahead = lane.waiting.tokens_ahead(work.priority, work.caller, work.deadline, work.shape.tokens)
-        own_s = lane.seconds(_share(lane.waiting.load, ahead), limits)
+        own_s = lane.seconds(lane.share(ahead), limits)
         turns_s = own_s + lane.seconds(work.shape, limits)  # other models get at most as much meanwhile
         others = [other for other in self._lanes.values() if other is not lane]
-        return (
-            self._running_s(now)
-            + own_s
-            + sum(min(turns_s, other.seconds(other.waiting.load, limits)) for other in others)
-        )
+        return own_s + sum(min(turns_s, other.seconds(other.waiting.load, limits)) for other in others)
 
     def _rounding_s(self, lane: Lane, wait_s: float) -> float:
-        """Half a full batch, where more than one must run: an answer comes at the end of its batch."""
-        full_s = self._batch_s(lane, lane.cap_tokens(self._limits))
-        return full_s / 2 if wait_s > full_s else 0.0
+        """Half a full batch, where more than one must be formed in order: an answer comes at the end of its batch."""
+        full_s = lane.batch_s(lane.cap_tokens(self._limits), self._limits)
+        return full_s / 2 if lane.packed and wait_s > full_s else 0.0
 
-    def _next_batch_s(self, lane: Lane, work: Work, now: float) -> float:
-        """When the very next batch answers, at the earliest: `decide` gives up what cannot wait for it."""
+    def _next_batch_s(self, lane: Lane, work: Work) -> float:
+        """How long the very next batch takes at the least: `decide` gives up what cannot wait for its end."""
         tokens = min(lane.waiting.load.tokens + work.shape.tokens, lane.cap_tokens(self._limits))
-        return self._running_s(now) + self._batch_s(lane, tokens)
+        return lane.batch_s(tokens, self._limits)
 
     def _running_s(self, now: float) -> float:
         return sum(max(0.0, finish - now) for finish in self._running.values())
-
-    def _batch_s(self, lane: Lane, tokens: float) -> float:
-        """How long a batch of so many tokens takes, made of what waits, within the cap on its time."""
-        return min(lane.cap_s(self._limits), lane.cost.seconds(_share(lane.waiting.load, round(tokens))))
 
     def _is_over_its_share(self, lane: Lane, work: Work) -> bool:
         """Whether a caller would hold more than its part of the queue: one that floods must not lock others out."""
@@ -246,65 +217,15 @@ class Scheduler:
 
     # Forming a batch.
 
-    def _in_order(self, lane: Lane, now: float) -> tuple[list[Entry], list[Entry]]:
-        """The most urgent, and after it all that fit (no padding, so length does not matter); and what is too late."""
-        tokens = min(lane.waiting.load.tokens, lane.cap_tokens(self._limits))
-        due = now + self._batch_s(lane, tokens)  # a batch answers at its end
-        chosen: list[Entry] = []
-        late: list[Entry] = []
-        shape, passed = Shape(), 0
-        for entry in lane.waiting.ordered():
-            if entry.deadline < max(due, now + lane.cost.seconds(entry.shape)):
-                late.append(entry)
-            elif not chosen or self._is_within(lane, shape + entry.shape):
-                chosen.append(entry)
-                shape += entry.shape
-            else:
-                passed += 1
-            if passed == _PATIENCE or len(late) == self._limits.window:
-                break
-        return _with_last_hope(chosen, late, len(lane.waiting), now)
-
-    def _by_length(self, lane: Lane, now: float) -> tuple[list[Entry], list[Entry]]:
-        """The most urgent, and its neighbours in length while each makes a real token cheaper; and what is too late."""
-        window = list(islice(lane.waiting.ordered(), self._limits.window))
-        late: list[Entry] = []
-        while window:
-            ordered = sorted(window, key=lambda entry: entry.tokens)
-            low, high = self._cheapest_neighbours(lane, ordered, ordered.index(window[0]))
-            chosen = ordered[low : high + 1]
-            due = now + lane.cost.seconds(lane.shape([entry.tokens for entry in chosen]))
-            lost = {entry for entry in window if entry.deadline < due}
-            if not lost:
-                return chosen, late
-            late += [entry for entry in window if entry in lost]
-            window = [entry for entry in window if entry not in lost]
-        return _with_last_hope([], late, len(lane.waiting), now)
-
-    def _cheapest_neighbours(self, lane: Lane, ordered: list[Entry], head: int) -> tuple[int, int]:
-        before = [0, *accumulate(entry.tokens for entry in ordered)]
-
-        def padded(low: int, high: int) -> Shape:
-            count, longest = high - low + 1, ordered[high].tokens
-            return Shape(longest * count, count, longest * longest * count)
-
-        def price(low: int, high: int) -> float:
-            return lane.cost.seconds(padded(low, high)) / (before[high + 1] - before[low])
-
-        low = high = head
-        best = price(low, high)
-        while True:
-            wider = [(low - 1, high)] * (low > 0) + [(low, high + 1)] * (high + 1 < len(ordered))
-            offers = [(price(a, b), a, b) for a, b in wider if self._is_within(lane, padded(a, b))]
-            offer = min(offers, default=None)
-            if offer is None or offer[0] > best:
-                return low, high
-            best, low, high = offer
-
-    def _is_within(self, lane: Lane, shape: Shape) -> bool:
-        """Whether a batch of this shape keeps the caps on tokens and on its own time."""
-        limits = self._limits
-        return shape.tokens <= lane.cap_tokens(limits) and lane.cost.seconds(shape) <= lane.cap_s(limits)
+    def _turn(self, busy: Sequence[Lane]) -> tuple[int, Lane]:
+        """The most urgent class of all that wait for any model, and whose turn it is among its models."""
+        oldest: dict[int, float] = {}
+        for lane in busy:
+            for priority, arrived in lane.waiting.oldest_by_class().items():
+                oldest[priority] = min(arrived, oldest.get(priority, arrived))
+        priority = most_urgent_class(oldest)
+        members = [lane for lane in busy if priority in lane.waiting.oldest_by_class()]
+        return priority, min(members, key=lambda lane: (_served(lane.served_s, priority), lane.waiting.oldest))
 
     def _batch(self, lane: Lane, chosen: list[Entry], now: float) -> Batch:
         shape = lane.shape([entry.tokens for entry in chosen])
@@ -313,26 +234,5 @@ class Scheduler:
         return batch
 
 
-def _with_last_hope(
-    chosen: list[Entry], late: list[Entry], waiting: int, now: float
-) -> tuple[list[Entry], list[Entry]]:
-    """Run one that seems too late if it is all there is: a cost model that expects too much learns from it."""
-    if chosen or len(late) < waiting:
-        return chosen, late
-    hope = next((entry for entry in reversed(late) if entry.deadline > now), None)
-    return ([hope], [entry for entry in late if entry is not hope]) if hope else ([], late)
-
-
-def _share(load: Shape, tokens: int) -> Shape:
-    """So many tokens of a load, with their part of its sequences and squares."""
-    if load.tokens == 0:
-        return Shape()
-    share = tokens / load.tokens
-    return Shape(tokens, round(load.sequences * share), round(load.squares * share))
-
-
-def _lane_statistics(model: str, lane: Lane, now: float) -> LaneStatistics:
-    oldest = lane.waiting.oldest
-    oldest_s = 0.0 if oldest is None else now - oldest
-    p50, p95 = lane.cost.errors()
-    return LaneStatistics(model, len(lane.waiting), lane.waiting.load.tokens, oldest_s, p50, p95)
+def _served(seconds: Mapping[int, float], priority: int) -> float:
+    return seconds.get(priority, 0.0)

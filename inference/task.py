@@ -5,6 +5,7 @@ Words: a task is what a model was made for; an ability is what callers may ask. 
 classify, an embedder can also tell how similar texts are.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -25,17 +26,17 @@ TASKS: Final[Mapping[Task, tuple[Ability, ...]]] = {
     "sparse": ("sparse",),
 }
 
-_BY_ENDING: Final[Mapping[str, Task]] = {
-    "ForSequenceClassification": "classify",
-    "ForTokenClassification": "token-classify",
-    "ForMaskedLM": "fill-mask",
-}
-_ALSO: Final[Mapping[str, tuple[Task, ...]]] = {  # what a checkpoint of this kind can be told to do
+_KINDS: Final[Mapping[str, tuple[Task, ...]]] = {  # by the end of the architecture's name: the task, and what else
     "ForSequenceClassification": ("classify", "rerank"),
     "ForTokenClassification": ("token-classify",),
     "ForMaskedLM": ("fill-mask", "sparse", "embed"),
+    "WithLMHeadModel": ("fill-mask", "sparse", "embed"),
     "ForCausalLM": ("rerank", "embed"),
+    "LMHeadModel": ("rerank", "embed"),
+    "Model": ("embed",),
+    "": ("embed",),
 }
+_CAUSAL: Final = ("ForCausalLM", "LMHeadModel")
 
 
 def find_task(name: str, config: Json, parts: Sequence[str], wanted: Task | None) -> Task:
@@ -44,22 +45,36 @@ def find_task(name: str, config: Json, parts: Sequence[str], wanted: Task | None
 
     `wanted` overrides where the architecture can do it.
     """
-    architecture = str((config.get("architectures") or [""])[0])
-    ending = next((ending for ending in _ALSO if architecture.endswith(ending)), None)
-    if ending is None and "For" in architecture:
+    architecture = architecture_of(config)
+    ending = _ending(architecture)
+    if ending == "" and re.search("For[A-Z]", architecture):
         raise CannotServe(f"model {name}: {architecture} has no task that this engine serves")
-    can: tuple[Task, ...] = _ALSO[ending] if ending else ("embed",)
+    can = _KINDS[ending]
     if wanted is not None:
         if wanted not in can and not parts:
             raise CannotServe(f"model {name}: {architecture or 'it'} cannot {wanted}; it can: {', '.join(can)}")
         return wanted
     if parts:
         return "sparse" if "SpladePooling" in parts else "embed"
-    if ending == "ForCausalLM":
+    if is_causal(config):
         raise CannotServe(f"model {name}: {architecture} may embed or rerank: say which, with --task {name}=rerank")
     if ending == "ForSequenceClassification" and len(labels(config)) == 1 and problem_type(config) != "regression":
         return "rerank"
-    return _BY_ENDING[ending] if ending else "embed"
+    return can[0]
+
+
+def architecture_of(config: Json) -> str:
+    """Return the class that the weights were saved from; empty if nobody said."""
+    return str((config.get("architectures") or [""])[0])
+
+
+def is_causal(config: Json) -> bool:
+    """Whether it is a language model that predicts the next token."""
+    return _ending(architecture_of(config)) in _CAUSAL
+
+
+def _ending(architecture: str) -> str:
+    return next(ending for ending in _KINDS if architecture.endswith(ending))
 
 
 def abilities(task: Task, names: Sequence[str]) -> tuple[Ability, ...]:

@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoModelForTokenClassification,
     PreTrainedModel,
 )
@@ -48,6 +49,8 @@ def load_weights(checkpoint: Checkpoint, device: Device, dtype: torch.dtype) -> 
 
 def _class(checkpoint: Checkpoint) -> Any:
     match checkpoint.task:
+        case "embed" if checkpoint.architecture.endswith("EncoderModel"):
+            return AutoModelForTextEncoding  # the encoder of a model that has a decoder too
         case "embed":
             return AutoModel
         case "rerank" if checkpoint.causal:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from inference.errors import InferenceError
-from inference.request import Batch, Call, Entry, Request, Result, Row, RowFailed
+from inference.request import Batch, Call, Entry, Reply, Request, Result, Row, RowFailed
+from inference.runtime import Runtime
 
 
 class FakeClock:
@@ -81,6 +82,43 @@ class ScriptedRuntime(EchoRuntime):
         echo = super().launch(batch)
         told = self._script(batch)
         return echo if told is None else Answer(told)
+
+
+Outcomes = Sequence[Row | RowFailed]
+Launch = Callable[[Batch], Outcomes]
+
+
+class Counted:
+    """A reply that counts how often it is told something, and passes it on."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.times = 0
+        self._reply = reply
+
+    def succeed(self, result: Result) -> None:
+        self.times += 1
+        self._reply.succeed(result)
+
+    def fail(self, error: InferenceError) -> None:
+        self.times += 1
+        self._reply.fail(error)
+
+
+class Faulty:
+    """A runtime whose batches go through a fault on their way; it counts what is told to its entries."""
+
+    def __init__(self, runtime: Runtime, fault: Callable[[Batch, Launch], Outcomes]) -> None:
+        self.batches: list[Batch] = []
+        self.replies: dict[Entry, Counted] = {}
+        self._runtime = runtime
+        self._fault = fault
+
+    def launch(self, batch: Batch) -> Answer:
+        self.batches.append(batch)
+        for entry in batch.entries:
+            if entry not in self.replies:
+                entry.reply = self.replies[entry] = Counted(entry.reply)
+        return Answer(self._fault(batch, lambda batch: self._runtime.launch(batch).wait()))
 
 
 _numbers = itertools.count(1000)

@@ -11,8 +11,9 @@ from benchmarks.policy.simulation import NEVER, Noise
 from inference import Limits
 from inference.cost import CostModel
 from inference.errors import InferenceError
+from inference.lane import Lane
 from inference.request import Batch, Call, Entry, Report, Request, Result, Tokens
-from inference.scheduler import DeviceState, Lane, Refused, Scheduler
+from inference.scheduler import DeviceState, Refused, Scheduler
 
 _MODEL: Final = "simulated"
 _DEVICE: Final = DeviceState("simulated")
@@ -96,6 +97,7 @@ def warm_lane(curve: Curve, seed: int) -> Lane:
         for count in sorted({1, min(4, curve.budget // length), min(256, curve.budget // length)}):
             shape = curve.shape([length] * count)
             lane.cost.observe(shape, curve.seconds(shape) * noise.advance())
+    lane.cost.settle()
     return lane
 
 

@@ -19,9 +19,9 @@ METRICS = re.compile(r"metrics on (\S+)")
 class Headrace:
     """A `headrace serve` that runs, and what it says on stderr."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
+    def __init__(self, log: Path, *arguments: str, module: str = "gateway") -> None:
         self._log = log
-        command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--metrics-port", "0", *arguments]
+        command = [sys.executable, "-m", module, "serve", "--port", "0", "--metrics-port", "0", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(command, stderr=stderr, stdout=subprocess.DEVNULL, env=environment)
@@ -69,8 +69,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Headrace]]:
     """Start processes, and leave none behind."""
     running: list[Headrace] = []
 
-    def begin(*arguments: str) -> Headrace:
-        running.append(Headrace(tmp_path / f"{len(running)}.log", *arguments))
+    def begin(*arguments: str, module: str = "gateway") -> Headrace:
+        running.append(Headrace(tmp_path / f"{len(running)}.log", *arguments, module=module))
         return running[-1]
 
     yield begin

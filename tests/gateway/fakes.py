@@ -23,8 +23,9 @@ from gateway.telemetry import Metrics
 from inference import CannotServe, Client, Dispatched, Limits, Report, ServedModel, TokenizerFile, Unavailable
 from inference.batcher import Batcher, BatcherStatistics
 from inference.cost import CostModel
+from inference.lane import Lane
 from inference.request import Batch, Call, Output, Request, Result, Row, RowFailed
-from inference.scheduler import Lane, Refused, Scheduler, Work
+from inference.scheduler import Refused, Scheduler, Work
 from inference.task import Task, abilities
 
 MODEL = "tiny"

@@ -425,6 +425,7 @@ values: dict[str, st.SearchStrategy[object]] = {
     "max-waiting-tokens": st.integers(0, 10**7),
     "max-priority": st.integers(-9, 9),
     "batch-share": st.floats(0.01, 1),
+    "stuck-after": times,
     "cache-bytes": st.integers(0, 10**9),
     "max-items": st.integers(1, 4096),
     "auto-truncate": st.booleans(),

@@ -20,9 +20,10 @@ from inference.errors import (
     RuntimeFailed,
     Unavailable,
 )
-from inference.request import Batch, Call, Dispatched, Report, RowFailed
+from inference.lane import Lane
+from inference.request import Batch, Call, Dispatched, Report, RowFailed, packed_shape
 from inference.runtime import Runtime
-from inference.scheduler import Lane, Scheduler
+from inference.scheduler import Scheduler
 from tests.fakes import Answer, EchoRuntime, FakeClock, GatedRuntime, ScriptedRuntime, call, request
 
 pytestmark = pytest.mark.anyio
@@ -36,9 +37,11 @@ async def serving(
     waiting: int = 10_000,
     clock: Callable[[], float] = time.monotonic,
     observer: Observer = lambda event: None,
+    stuck_after_s: float = 60.0,
+    token_s: float = 0.0,
 ) -> AsyncIterator[Batcher]:
-    limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting, stuck_after_s=60.0)
-    lanes = {"m": Lane(packed=True, cost=CostModel())}
+    limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting, stuck_after_s=stuck_after_s)
+    lanes = {"m": Lane(packed=True, cost=taught(token_s))}
     batcher = Batcher(Scheduler(limits, lanes), {"cpu": {"m": runtime}}, limits, clock=clock, observer=observer)
     batcher.start()
     try:
@@ -48,6 +51,14 @@ async def serving(
             runtime.gate.set()
         batcher.close()
         await asyncio.to_thread(batcher.join, 10.0)
+
+
+def taught(token_s: float) -> CostModel:
+    """A cost model that expects so many seconds a token; of 0 it is not taught anything."""
+    cost = CostModel()
+    for tokens in (1, 10, 100, 1000) * 50 if token_s else ():
+        cost.observe(packed_shape([tokens]), tokens * token_s)
+    return cost
 
 
 def soon(within_s: float = 30.0) -> float:
@@ -237,14 +248,87 @@ async def test_a_batch_that_runs_far_too_long_is_stuck() -> None:
         running = asyncio.ensure_future(batcher.submit(call(deadline=1e9)))
         await asyncio.to_thread(runtime.entered.wait, 10)
 
-        before = batcher.statistics().healthy
+        before = batcher.statistics()
         clock.now = 61.0
-        after = batcher.statistics().healthy
+        after = batcher.statistics()
         runtime.gate.set()
         await running
 
-        assert (before, after) == (True, False)
-        assert batcher.statistics().healthy
+    assert (before.healthy, before.devices[0].stuck) == (True, False)
+    assert (after.healthy, after.devices[0].stuck) == (False, True)
+
+
+async def test_a_stuck_device_is_lost_although_nobody_asks() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime, stuck_after_s=0.02) as batcher:
+        running = await held(batcher, runtime)
+        waiting = asyncio.ensure_future(batcher.submit(call(deadline=soon())))
+
+        outcomes = await asyncio.wait_for(asyncio.gather(running, waiting, return_exceptions=True), 5)
+        await asyncio.wait_for(batcher.lost(), 5)
+        with pytest.raises(DeviceLost):
+            await batcher.submit(call(deadline=soon()))
+
+    assert {type(outcome) for outcome in outcomes} == {DeviceLost}
+    assert len(runtime.batches) == 1
+
+
+async def test_a_lost_device_stays_lost_when_its_batch_ends_after_all() -> None:
+    runtime, ended = GatedRuntime(), threading.Event()
+    async with serving(
+        runtime, stuck_after_s=0.02, observer=lambda event: ended.set() if isinstance(event, Report) else None
+    ) as batcher:
+        running = await held(batcher, runtime)
+        await asyncio.wait_for(batcher.lost(), 5)
+        runtime.gate.set()
+        await asyncio.to_thread(ended.wait, 10)
+
+        assert not batcher.healthy
+        assert not batcher.statistics().healthy
+        with pytest.raises(DeviceLost):
+            await running
+
+
+async def test_a_batch_within_ten_times_its_prediction_is_not_stuck() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime, stuck_after_s=0.01, token_s=0.01) as batcher:
+        running = asyncio.ensure_future(batcher.submit(call(request(1000), deadline=soon())))  # 10 s: 100 s are fine
+        await asyncio.to_thread(runtime.entered.wait, 10)
+
+        done, _ = await asyncio.wait({running}, timeout=0.1)  # ten looks of the watch
+        runtime.gate.set()
+        answer = await running
+
+    assert not done
+    assert len(answer) == 1
+
+
+async def test_a_short_batch_is_stuck_no_later_because_a_long_one_ran_before() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime, stuck_after_s=0.05, token_s=0.01) as batcher:
+        long = asyncio.ensure_future(batcher.submit(call(request(1000), deadline=soon())))
+        await asyncio.to_thread(runtime.entered.wait, 10)
+        await asyncio.wait({long}, timeout=0.1)  # the watch has looked, while the long one ran
+        runtime.gate.set()
+        await long
+        runtime.gate.clear()
+
+        with pytest.raises(DeviceLost):
+            await batcher.submit(call(request(1), deadline=soon(10)))
+
+
+async def test_the_end_does_not_wait_for_a_lost_device() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime, stuck_after_s=0.02) as batcher:
+        running = await held(batcher, runtime)
+        await asyncio.wait_for(batcher.lost(), 5)
+
+        batcher.close()
+        await asyncio.wait_for(asyncio.to_thread(batcher.join, 20.0), 5)
+
+        assert not runtime.gate.is_set()
+        with pytest.raises(DeviceLost):
+            await running
 
 
 async def test_a_refused_call_says_when_to_come_back() -> None:
@@ -356,6 +440,22 @@ class PoisonableRuntime(GatedRuntime):
         return answer
 
 
+class SecondFails(GatedRuntime):
+    """Holds its second batch, and fails it when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.may_fail = threading.Event(), threading.Event()
+
+    def launch(self, batch: Batch) -> Answer:
+        answer = super().launch(batch)
+        if len(self.batches) == 2:
+            self.second.set()
+            assert self.may_fail.wait(30)
+            raise RuntimeFailed("once")
+        return answer
+
+
 async def test_a_poisonous_input_fails_alone_and_its_neighbours_are_answered() -> None:
     runtime = PoisonableRuntime()
     async with serving(runtime) as batcher:
@@ -394,6 +494,28 @@ async def test_out_of_memory_splits_the_batch_until_it_fits() -> None:
         assert [type(outcome) for outcome in outcomes] == [list] * 9
 
 
+async def test_what_its_caller_left_behind_is_not_run_again_when_its_batch_fails() -> None:
+    runtime = SecondFails()
+    async with serving(runtime) as batcher:
+        first = await held(batcher, runtime)
+        calls = [call(request(first=i), deadline=soon()) for i in range(8)]
+        tasks = [asyncio.ensure_future(batcher.submit(item)) for item in calls]
+        await asyncio.sleep(0)
+        runtime.gate.set()
+        await first
+        await asyncio.to_thread(runtime.second.wait, 10)
+
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.wait(tasks[::2])
+        runtime.may_fail.set()
+        answers = await asyncio.gather(*tasks[1::2])
+
+    again = [int(entry.request.tokens[0]) for batch in runtime.batches[2:] for entry in batch.entries]
+    assert sorted(again) == [1, 3, 5, 7]
+    assert [int(answer[0].row[0]) for answer in answers] == [1, 3, 5, 7]
+
+
 async def test_identical_inputs_in_flight_run_once() -> None:
     runtime = GatedRuntime()
     async with serving(runtime) as batcher:
@@ -403,6 +525,22 @@ async def test_identical_inputs_in_flight_run_once() -> None:
 
         assert [outcome[0].row[0] for outcome in outcomes] == [5.0] * 20  # type: ignore[index]
         assert sum(len(batch.entries) for batch in runtime.batches) == 2
+
+
+async def test_a_late_item_of_a_large_call_runs_early_for_a_small_call_that_joins_it() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime, budget=80) as batcher:
+        first, deadline = await held(batcher, runtime), soon()
+        items = [request() for _ in range(50)]
+        large = asyncio.ensure_future(batcher.submit(call(*items, deadline=deadline)))
+        await asyncio.sleep(0)
+
+        small = asyncio.ensure_future(batcher.submit(call(items[40], deadline=deadline)))
+        await asyncio.sleep(0)
+        runtime.gate.set()
+        await asyncio.gather(first, large, small)
+
+    assert items[40] in [item.request for item in runtime.batches[1].entries]
 
 
 async def test_one_of_two_who_wait_for_the_same_input_may_go() -> None:
@@ -422,18 +560,7 @@ async def test_one_of_two_who_wait_for_the_same_input_may_go() -> None:
 
 
 async def test_a_call_that_comes_when_the_same_input_was_given_up_gets_its_own_answer() -> None:
-    class FailsSecond(GatedRuntime):
-        second, may_fail = threading.Event(), threading.Event()
-
-        def launch(self, batch: Batch) -> Answer:
-            answer = super().launch(batch)
-            if len(self.batches) == 2:
-                self.second.set()
-                assert self.may_fail.wait(30)
-                raise RuntimeFailed("once")
-            return answer
-
-    clock, runtime, item = FakeClock(), FailsSecond(), request(first=5)
+    clock, runtime, item = FakeClock(), SecondFails(), request(first=5)
     async with serving(runtime, clock=clock) as batcher:
         first = await held_by(batcher, runtime, deadline=1e6)
         late = asyncio.ensure_future(batcher.submit(call(item, request(), deadline=100.0)))

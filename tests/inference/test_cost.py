@@ -103,3 +103,51 @@ def test_calls_of_one_kind_do_not_make_it_forget_the_others() -> None:
 
     long = packed_shape([512])
     assert cost.seconds(long) == pytest.approx(truth(long), rel=0.5)
+
+
+def test_bytes_are_learned_like_seconds_once_enough_batches_told_them() -> None:
+    cost = CostModel()
+    seen = [packed_shape([length] * count) for length in (4, 32, 128, 512) for count in (1, 8, 30)]
+    unknown = packed_shape([60] * 10)
+    cost.observe(unknown, 0.1, peak_bytes=20_000_000)
+
+    before = cost.most_bytes(unknown)
+    for shape in seen * 30:
+        cost.observe(shape, truth(shape), peak_bytes=10_000_000 + 20_000 * shape.tokens + 4 * shape.squares)
+
+    least = 10_000_000 + 20_000 * 600 + 4 * 36_000
+    told = cost.most_bytes(unknown)
+    assert before is None
+    assert told is not None and least * 0.99 <= told <= least * 1.2
+
+
+def test_a_device_that_tells_no_bytes_has_none_predicted() -> None:
+    cost = CostModel()
+    for _ in range(100):
+        cost.observe(packed_shape([10]), 0.1)
+
+    assert cost.most_bytes(packed_shape([10])) is None
+
+
+def test_the_least_share_follows_the_errors_and_is_nothing_before_they_are_known() -> None:
+    chance, shape = random.Random(0), packed_shape([30] * 10)
+    new, exact, noisy = CostModel(), CostModel(), CostModel()
+    for _ in range(300):
+        exact.observe(shape, 0.02)
+        noisy.observe(shape, 0.02 * chance.lognormvariate(0, 0.2))
+
+    assert new.least_share() == 0.0
+    assert exact.least_share() > 0.95
+    assert 0.5 < noisy.least_share() < 0.75
+
+
+@given(st.lists(st.tuples(shapes, st.floats(1e-4, 10.0), st.integers(0, 10**11)), max_size=30), shapes)
+def test_bounds_are_bounds_whatever_was_observed(observed: list[tuple[Shape, float, int]], shape: Shape) -> None:
+    cost = CostModel()
+    for seen, seconds, peak_bytes in observed:
+        cost.observe(seen, seconds, peak_bytes)
+
+    most = cost.most_bytes(shape)
+
+    assert 0.0 <= cost.least_share() <= 1.0
+    assert most is None or most >= 0.0

@@ -103,7 +103,20 @@ def test_a_caller_that_goes_does_not_cancel_what_another_waits_for(loop: asyncio
 
     assert after_first == []
     assert second.future.result() == [RESULT]
-    assert after_second == entries  # already served: cancelling it changes nothing
+    assert after_second == []
+
+
+@pytest.mark.parametrize("error", [None, RuntimeFailed("no")], ids=["answered", "failed"])
+def test_a_flight_that_has_landed_leaves_nothing_to_cancel(
+    loop: asyncio.AbstractEventLoop, error: InferenceError | None
+) -> None:
+    subject = Reuse(0, 30.0, FakeClock())
+    _, plan, (landed, under_way) = board(subject, call(request(), request()), loop)
+
+    landed.reply.fail(error) if error else landed.reply.succeed(RESULT)
+    unwanted = subject.end(plan)
+
+    assert unwanted == [under_way]
 
 
 def test_what_nobody_waits_for_is_cancelled_and_not_joined_again(loop: asyncio.AbstractEventLoop) -> None:
@@ -176,6 +189,17 @@ def test_what_is_no_fault_of_the_input_does_not_count_against_it(
         entries[0].reply.fail(error)
 
     _, _, fresh = board(subject, call(same(item)), loop)
+
+    assert len(fresh) == 1
+
+
+def test_failures_are_not_remembered_without_end(loop: asyncio.AbstractEventLoop) -> None:
+    subject, item = Reuse(0, 30.0, FakeClock()), request()
+    for again in [item, item, *(request() for _ in range(10_000))]:
+        _, _, entries = board(subject, call(again), loop)
+        entries[0].reply.fail(RuntimeFailed("no"))
+
+    _, _, fresh = board(subject, call(item), loop)
 
     assert len(fresh) == 1
 

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -6,18 +7,26 @@ from hypothesis import strategies as st
 
 from inference.config import Limits
 from inference.cost import CostModel
+from inference.lane import Lane
 from inference.request import Batch, Entry, Report, packed_shape
-from inference.scheduler import DeviceState, Lane, Refused, Scheduler
+from inference.scheduler import DeviceState, Refused, Scheduler
+from inference.waiting import AGING_S
 from tests.fakes import entries, entry
 
 CPU = DeviceState("cpu")
 
 
 def scheduler(
-    *, budget: int = 32, waiting: int = 10_000, packed: bool = True, models: str = "m", batch_s: float = 1e3
+    *,
+    budget: int = 32,
+    waiting: int = 10_000,
+    packed: bool = True,
+    models: str = "m",
+    batch_s: float = 1e3,
+    lane: Lane | None = None,
 ) -> Scheduler:
     limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting, latency_target_s=2 * batch_s)
-    return Scheduler(limits, {name: Lane(packed, taught_cost()) for name in models})
+    return Scheduler(limits, {name: lane or Lane(packed, taught_cost()) for name in models})
 
 
 def taught_cost() -> CostModel:
@@ -26,6 +35,14 @@ def taught_cost() -> CostModel:
     for tokens in (1, 10, 100, 1000):
         for _ in range(50):
             cost.observe(packed_shape([tokens]), tokens / 1000)
+    return cost
+
+
+def taught_bytes() -> CostModel:
+    """1 ms and 1 byte a token, nothing else."""
+    cost = CostModel()
+    for tokens in (1, 10, 100, 1000) * 50:
+        cost.observe(packed_shape([tokens]), tokens / 1000, peak_bytes=tokens)
     return cost
 
 
@@ -169,12 +186,70 @@ def test_cancelling_what_runs_or_is_gone_changes_nothing() -> None:
     assert batch is not None and batch.entries == (running,)
 
 
-def test_an_idle_engine_refuses_nothing() -> None:
-    subject = scheduler(waiting=10)
+def test_an_idle_engine_tries_what_seems_hopeless_for_a_hundredth_of_its_time() -> None:
+    subject = scheduler()
 
-    refused = subject.add([entry(100, deadline=0.001)], 0.0)
+    def offer(now: float) -> Refused | None:
+        refused = subject.add([entry(100, deadline=now + 0.001)], now)
+        run_next(subject, now)
+        return refused
+
+    first, second, soon, later = offer(0.0), offer(1.0), offer(9.0), offer(11.0)
+
+    assert (first, later) == (None, None)
+    assert second is not None and second.reason == "deadline out of reach"
+    assert second.retry_after_s == pytest.approx(0.099, rel=0.1)
+    assert soon is not None
+
+
+def test_an_idle_engine_refuses_nothing_that_can_be_in_time() -> None:
+    subject = scheduler(waiting=10)
+    for now in (0.0, 1.0, 2.0):
+        assert subject.add([entry(100, deadline=now + 0.11)], now) is None
+        run_next(subject, now)
+
+
+def test_an_idle_engine_whose_cost_is_not_known_yet_refuses_nothing() -> None:
+    subject = Scheduler(Limits(max_batch_tokens=32), {"m": Lane(True, CostModel())})
+
+    for now in (0.0, 1e-3, 2e-3):
+        assert subject.add([entry(100, deadline=now + 1e-6)], now) is None
+        subject.decide(CPU, now + 1.0)
+
+
+@given(st.integers(1, 400), st.floats(1e-3, 1.0), st.floats(0.0, 5.0))
+def test_an_idle_engine_refuses_only_what_would_be_late_alone(tokens: int, timeout_s: float, now: float) -> None:
+    subject = scheduler(budget=1000)
+    subject.add([entry(1000, deadline=0.5)], 0.0)
+    run_next(subject, 0.0)
+
+    refused = subject.add([entry(tokens, deadline=now + timeout_s)], now)
+
+    assert refused is None or tokens / 1000 > 0.9 * timeout_s
+
+
+def test_the_batch_that_runs_is_not_counted_as_one_to_be_formed() -> None:
+    subject = scheduler(budget=100)
+    subject.add([entry(100)], 0.0)
+    subject.decide(CPU, 0.0)
+    subject.add([entry(20)], 0.0)
+
+    refused = subject.add([entry(10, deadline=0.135)], 0.0)
 
     assert refused is None
+
+
+def test_of_more_than_one_batch_to_be_formed_half_a_full_one_is_added() -> None:
+    packed, padded = scheduler(budget=100), scheduler(budget=100, packed=False)
+    for subject in (packed, padded):
+        for _ in range(10):
+            subject.add([entry(10, deadline=0.11)], 0.0)
+
+    refused = packed.add([entry(10, deadline=0.14)], 0.0)
+    by_length = padded.add([entry(10, deadline=0.14)], 0.0)
+
+    assert refused is not None
+    assert by_length is None
 
 
 def test_a_full_queue_refuses_the_whole_call_and_says_when_to_come_back() -> None:
@@ -436,8 +511,9 @@ def test_the_last_one_left_runs_though_it_seems_too_late_so_that_the_cost_is_lea
 def test_no_number_of_callers_gets_more_than_twice_the_queue() -> None:
     subject = scheduler(waiting=1000)
 
-    for number in range(2000):
-        subject.add([entry(10, caller=str(number))], 0.0)
+    for number in range(20):  # each takes its whole share
+        while subject.add([entry(10, caller=str(number))], 0.0) is None:
+            pass
 
     assert subject.statistics(0.0).lanes[0].tokens <= 2000
 
@@ -472,3 +548,114 @@ def test_an_entry_is_held_while_it_waits_or_runs() -> None:
 
     assert running == [True, True, False]
     assert not any(subject.holds(item) for item in (one, two, three))
+
+
+def test_the_most_urgent_class_of_all_models_runs_first() -> None:
+    subject = scheduler(models="ab", waiting=100_000)
+    subject.add(entries(*[32] * 4, model="a", arrived=0.0), 0.0)
+    subject.add(entries(*[32] * 4, model="b", arrived=1.0, priority=1), 1.0)
+
+    turns = [batch.model for _ in range(8) if (batch := run_next(subject, 1.0)) is not None]
+
+    assert turns == ["b"] * 4 + ["a"] * 4
+
+
+def test_a_lower_class_of_another_model_ages_past_a_busy_higher_one() -> None:
+    subject = scheduler(models="ab", waiting=100_000)
+    subject.add([entry(8, model="a", arrived=0.0)], 0.0)
+    subject.add(entries(*[32] * 4, model="b", arrived=AGING_S + 0.1, priority=1), AGING_S + 0.1)
+
+    batch = run_next(subject, AGING_S + 0.1)
+
+    assert batch is not None and batch.model == "a"
+
+
+def test_turns_in_a_higher_class_are_not_held_against_a_model_in_a_lower_one() -> None:
+    subject = scheduler(models="ab", waiting=100_000)
+    subject.add(entries(*[32] * 20, model="a", priority=1), 0.0)
+    while run_next(subject, 0.0) is not None:
+        pass
+    subject.add(entries(*[32] * 4, model="a"), 0.0)
+    subject.add(entries(*[32] * 4, model="b"), 0.0)
+
+    turns = [batch.model for _ in range(8) if (batch := run_next(subject, 0.0)) is not None]
+
+    assert all(abs(turns[:count].count("a") - turns[:count].count("b")) <= 1 for count in range(9))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-1, 1), st.integers(1, 30)), max_size=40), st.booleans())
+def test_while_a_higher_class_waits_for_any_model_its_batches_are_headed_by_it(
+    calls: list[tuple[str, int, int]], packed: bool
+) -> None:
+    subject, waiting = scheduler(models="abc", packed=packed, waiting=100_000), set[Entry]()
+    for model, priority, tokens in calls:
+        item = entry(tokens, model=model, priority=priority)
+        subject.add([item], 0.0)
+        waiting.add(item)
+
+    while (batch := run_next(subject, 0.0)) is not None:
+        highest = max(item.call.priority for item in waiting)
+
+        assert max(item.call.priority for item in batch.entries) == highest
+        waiting.difference_update(batch.entries)
+    assert not waiting
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=60), st.integers(64, 2000))
+def test_a_batch_is_never_predicted_to_need_more_bytes_than_are_free(lengths: list[int], free_bytes: int) -> None:
+    subject = scheduler(budget=100_000, lane=Lane(True, taught_bytes()))
+    subject.add(entries(*lengths), 0.0)
+
+    while (batch := subject.decide(DeviceState("gpu", free_bytes), 0.0).batch) is not None:
+        assert batch.tokens <= free_bytes or len(batch.entries) == 1
+        subject.finished(batch, report(batch), 0.0)
+
+
+def test_where_bytes_are_told_and_free_ones_known_a_batch_is_cut_to_them() -> None:
+    subject = scheduler(budget=1000, lane=Lane(True, taught_bytes()))
+    subject.add(entries(*[10] * 100), 0.0)
+
+    with_room_for_some = subject.decide(DeviceState("gpu", free_bytes=505), 0.0).batch
+    without_a_word = subject.decide(CPU, 0.0).batch
+
+    assert with_room_for_some is not None and 400 <= with_room_for_some.tokens <= 500
+    assert without_a_word is not None and without_a_word.tokens == 1000 - with_room_for_some.tokens
+
+
+def test_what_batches_allocated_is_learned_from_their_reports() -> None:
+    subject = scheduler(budget=1000)
+    for length in (10, 100, 1000) * 20:
+        subject.add([entry(length)], 0.0)
+        batch = subject.decide(CPU, 0.0).batch
+        assert batch is not None
+        subject.finished(batch, replace(report(batch), peak_bytes=100 * length), 0.0)
+    subject.add(entries(*[10] * 100), 0.0)
+
+    batch = subject.decide(DeviceState("gpu", free_bytes=50_000), 0.0).batch
+
+    assert batch is not None and batch.tokens < 510
+
+
+def test_a_second_call_gives_an_entry_it_joins_its_own_better_rank() -> None:
+    subject = scheduler(budget=100, waiting=100_000)
+    large = entries(*[10] * 50, deadline=1e4)
+    subject.add(large, 0.0)
+    joined = large[40:42]
+
+    subject.hasten(joined, 1e4)
+    batch = subject.decide(CPU, 0.0).batch
+
+    assert batch is not None and set(joined) < set(batch.entries)
+
+
+def test_who_runs_or_is_gone_cannot_be_hastened() -> None:
+    subject = scheduler(budget=10)
+    first, gone = entry(10), entry(10)
+    subject.add([first], 0.0)
+    subject.add([gone], 0.0)
+    subject.decide(CPU, 0.0)
+    subject.cancel(gone)
+
+    subject.hasten([first, gone], 0.0)
+
+    assert subject.decide(CPU, 0.0).batch is None

@@ -1,5 +1,9 @@
 import random
+import sys
+from collections.abc import Callable
+from itertools import islice
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,3 +205,115 @@ def test_served_entries_do_not_pile_up_in_the_order() -> None:
         subject.serve(next(iter(subject.ordered())))
 
     assert len(order(subject)) == 500
+
+
+class Name(str):
+    """A caller's name that makes each look at it a step."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+
+def steps(action: Callable[[], object]) -> int:
+    """How many calls, of Python's and of C's functions, an action makes."""
+    count = 0
+
+    def count_one(frame: object, event: str, what: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(count_one)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def crowd(callers: int) -> Waiting:
+    subject = Waiting()
+    for number in range(callers):
+        put(subject, entries(10, 10, caller=Name(number)))
+    return subject
+
+
+@pytest.mark.parametrize("callers", [1000, 10_000])
+def test_a_batch_costs_as_many_steps_whatever_the_number_of_callers(callers: int) -> None:
+    few, many = crowd(100), crowd(callers)
+
+    def take(subject: Waiting) -> None:
+        for item in list(islice(subject.ordered(), 50)):
+            subject.serve(item)
+
+    first, later = [[steps(lambda subject=subject: take(subject)) for subject in (few, many)] for _ in range(2)]
+
+    assert first[1] < 2 * first[0]
+    assert later[1] < 2 * later[0]
+
+
+def test_a_newcomer_costs_as_many_steps_whatever_the_number_of_callers() -> None:
+    subject = crowd(10_000)
+
+    costs = [steps(lambda name=name: put(subject, entries(10, caller=name))) for name in ("x", "y", "z")]
+
+    assert max(costs) < 1000
+
+
+def test_a_hastened_entry_runs_by_its_new_rank_and_is_there_once() -> None:
+    subject = Waiting()
+    large = entries(*[10] * 100, deadline=30.0)
+    put(subject, large)
+
+    subject.hasten(large[90], 30.0005)
+
+    assert order(subject) == [large[0], large[90], *large[1:90], *large[91:]]
+    assert (len(subject), subject.load.tokens, subject.tokens_of("")) == (100, 1000, 1000)
+
+
+def test_nobody_is_put_back_by_a_later_call() -> None:
+    subject = Waiting()
+    first, second = entry(deadline=10.0), entry(deadline=20.0)
+    put(subject, [first], [second])
+
+    subject.hasten(first, 30.0)
+
+    assert order(subject) == [first, second]
+
+
+def test_the_last_entry_of_a_caller_keeps_its_turn_when_it_is_hastened() -> None:
+    subject = Waiting()
+    put(subject, entries(*[10] * 20, caller="flood"), [light := entry(10, caller="light")])
+    serve(subject, 100)
+    put(subject, [behind := entry(10, caller="light", deadline=50.0)])
+    before = order(subject).index(behind)
+
+    subject.hasten(behind, 1.0)
+
+    assert light not in subject
+    assert order(subject).index(behind) == before
+
+
+@given(st.lists(st.tuples(st.integers(0, 29), st.floats(0.0, 100.0)), max_size=20))
+def test_hastening_moves_nobody_else_and_loses_nobody(moves: list[tuple[int, float]]) -> None:
+    subject = Waiting()
+    items = [entry(10, deadline=float(number)) for number in range(10, 40)]
+    put(subject, *([item] for item in items))
+    ranks = {item: item.deadline for item in items}
+
+    for index, rank in moves:
+        subject.hasten(items[index], rank)
+        ranks[items[index]] = min(rank, ranks[items[index]])
+
+    assert [ranks[item] for item in order(subject)] == sorted(ranks.values())
+    assert subject.tokens_ahead(0, "", 1e6, 10) == 300
+
+
+def test_below_are_the_lower_classes_the_highest_of_them_first() -> None:
+    subject = Waiting()
+    top, middle, bottom = entry(priority=2), entry(priority=1), entry(priority=-1)
+    put(subject, [bottom], [middle], [top])
+
+    assert list(subject.below(2)) == [middle, bottom]
+    assert list(subject.below(-1)) == []
