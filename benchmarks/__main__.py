@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks import goodput, idle, machine, policy, serving
+from benchmarks import goodput, idle, machine, overhead, policy, serving
 from benchmarks.results import Findings, publish
 
 NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
     "goodput": goodput.run,
     "idle": idle.run,
+    "overhead": overhead.run,
     "policy": policy.run,
     "serving": serving.run,
 }
@@ -24,7 +25,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="least length of one measurement [2]")
     told = parser.parse_args()
     if told.name is None:
-        modules = {"goodput": goodput, "idle": idle, "policy": policy, "serving": serving}
+        modules = {"goodput": goodput, "idle": idle, "overhead": overhead, "policy": policy, "serving": serving}
         summaries = {name: module.__doc__ for name, module in modules.items()}
         for name, summary in summaries.items():
             sys.stdout.write(f"{name:10}{(summary or '').strip().splitlines()[0]}\n")

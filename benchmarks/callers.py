@@ -37,14 +37,15 @@ class Window:
 def call_of(text: str, port: int, headers: Sequence[str] = (), **fields: object) -> bytes:
     """Write the HTTP request that embeds one text; `fields` are added to the body."""
     body = orjson.dumps({"input": text, "encoding_format": "float", **fields})
-    lines = [
-        "POST /v1/embeddings HTTP/1.1",
-        f"host: 127.0.0.1:{port}",
-        "content-type: application/json",
-        f"content-length: {len(body)}",
-        *headers,
-    ]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return http_call("POST", "/v1/embeddings", body, port, headers)
+
+
+def http_call(method: str, path: str, body: bytes, port: int, headers: Sequence[str] = ()) -> bytes:
+    """Write an HTTP request with a JSON body, or none."""
+    lines = [f"{method} {path} HTTP/1.1", f"host: 127.0.0.1:{port}"]
+    if body:
+        lines += ["content-type: application/json", f"content-length: {len(body)}"]
+    return "\r\n".join([*lines, *headers, "", ""]).encode() + body
 
 
 class Connection:
@@ -55,13 +56,13 @@ class Connection:
         self._reader = reader
         self._writer = writer
 
-    async def ask(self, call: bytes) -> bytes:
-        """Send a call and return the body of its answer; raises WrongAnswer."""
+    async def ask(self, call: bytes, status: int = 200) -> bytes:
+        """Send a call and return the body of its answer; raises WrongAnswer for another status."""
         self._writer.write(call)
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
         body = await self._reader.readexactly(int(length))
-        if not head.startswith(b"http/1.1 200"):
+        if not head.startswith(b"http/1.1 %d" % status):
             raise WrongAnswer(f"{head.splitlines()[0]!r}: {body[:200]!r}")
         return body
 
@@ -112,6 +113,24 @@ async def latencies(port: int, texts: Sequence[str]) -> list[float]:
         vector_of(body)
     await connection.close()
     return took
+
+
+async def again_and_again(port: int, calls: Sequence[bytes], callers: int, seconds: float, *, status: int) -> int:
+    """Send the calls in turn over so many connections, each as soon as it has its answer; returns how many answers."""
+    until, answers, source = time.perf_counter() + seconds, 0, itertools.cycle(calls)
+
+    async def work() -> None:
+        nonlocal answers
+        connection = await connect(port)
+        while time.perf_counter() < until:
+            await connection.ask(next(source), status)
+            answers += 1
+        await connection.close()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(work())
+    return answers
 
 
 class ClosedLoop:

@@ -25,11 +25,17 @@ class Seen:
     latencies_s: tuple[float, ...]  # of answers with status 200, from the intended moment
     statuses: dict[int, int]  # 0: the connection broke
     latest_s: float  # how late the generator itself sent its latest call
+    connections: int  # opened for them
+
+    @property
+    def calls(self) -> int:
+        """Arrivals, whatever became of them; at least 1."""
+        return max(1, sum(self.statuses.values()))
 
     @property
     def answered(self) -> float:
         """Share of arrivals with an answer."""
-        return len(self.latencies_s) / max(1, sum(self.statuses.values()))
+        return len(self.latencies_s) / self.calls
 
     def p99_s(self) -> float:
         """99th percentile of the latencies of answers."""
@@ -45,12 +51,13 @@ class _Pool:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self.opened = 0
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, call: bytes) -> int:
         """Send a call; returns the status of its answer, 0 when the connection broke."""
         try:
-            ends = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port)
+            ends = self._free.pop() if self._free else await self._open()
             ends[1].write(call)
             head = (await ends[0].readuntil(b"\r\n\r\n")).lower()
             await ends[0].readexactly(int(head.partition(b"content-length:")[2].partition(b"\r\n")[0]))
@@ -59,6 +66,10 @@ class _Pool:
         if b"connection: close" not in head:
             self._free.append(ends)
         return int(head[9:12])
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        self.opened += 1
+        return await asyncio.open_connection("127.0.0.1", self._port)
 
     def close(self) -> None:
         for _, writer in self._free:
@@ -88,4 +99,4 @@ async def offer(
             latest_s = max(latest_s, time.perf_counter() - intended)
             group.create_task(one(intended))
     pool.close()
-    return Seen(rate, seconds, tuple(latencies), dict(statuses), latest_s)
+    return Seen(rate, seconds, tuple(latencies), dict(statuses), latest_s, pool.opened)

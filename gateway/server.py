@@ -6,6 +6,7 @@ A first SIGTERM or SIGINT drains, a second one ends the process at once.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -27,8 +28,10 @@ _log = logging.getLogger(__name__)
 _KEEP_ALIVE_S: Final = 75  # longer than common proxies keep theirs, so that the proxy closes first
 _LINGER_S: Final = 0.2  # an idle connection stays so long at shutdown, for a call already on its way
 _MAX_HEAD_BYTES: Final = 65536
+_FRAMING: Final = 6  # bytes on the wire for each of a body sent in chunks of one: more is not for the body's sake
 _UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 _HEAD_TOO_LARGE: Final = b"431 Request Header Fields Too Large"
+_TOO_LARGE: Final = b"413 Content Too Large"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -70,6 +73,7 @@ async def run(
         _log.warning("stopped while starting")
         return 0  # nothing was taken
     if starting.exception() is None:
+        _freeze_what_is_loaded()
         _log.info("ready: listening on %s", url(*listener.getsockname()[:2]))
         dying = asyncio.create_task(lifecycle.device_lost())
         await asyncio.wait({stopping, serving, dying}, return_when=asyncio.FIRST_COMPLETED)
@@ -80,6 +84,12 @@ async def run(
     lost = await _finish(serving, drain, lifecycle)
     starting.result()
     return 1 if lost or not lifecycle.healthy else 0
+
+
+def _freeze_what_is_loaded() -> None:
+    """Take what is loaded out of the garbage collector's sight: a full collection took 190 ms of all threads."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _announce_drain(signals: "_Signals", drain: DrainConfig, lifecycle: Lifecycle) -> None:
@@ -155,7 +165,9 @@ class _DeadlineProtocol(HttpToolsProtocol):
     """
     A connection that must send its headers, then its body, in time.
 
-    uvicorn waits for ever for both, and resets its keep-alive timer at every byte.
+    uvicorn waits for ever for both, and resets its keep-alive timer at every byte. Chunk extensions and trailers count
+    against the head's limit. A caller that shuts down its sending side counts as gone, for one that closes its socket
+    looks the same, and its work must leave the queue.
     """
 
     header_timeout_s: float
@@ -165,6 +177,7 @@ class _DeadlineProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes: int | None = None  # None: not within a head
+        self._beside_bytes = 0  # what came with a body and is neither it nor the framing of its chunks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -180,9 +193,13 @@ class _DeadlineProtocol(HttpToolsProtocol):
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             data = _without_upgrade(data)
+        else:
+            self._beside_bytes += len(data)
         super().data_received(data)
         if self._head_bytes is not None and self._head_bytes > _MAX_HEAD_BYTES:
             self._cut(_HEAD_TOO_LARGE)
+        elif self._beside_bytes > _MAX_HEAD_BYTES:
+            self._cut(_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > _MAX_HEAD_BYTES:
@@ -191,6 +208,10 @@ class _DeadlineProtocol(HttpToolsProtocol):
         self._expect(self.body_timeout_s)
         self._head_bytes = None
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._beside_bytes -= _FRAMING * len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._expect_nothing()
@@ -221,6 +242,7 @@ class _DeadlineProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
         self._head_bytes = None
+        self._beside_bytes = 0
 
     def _cut(self, status: bytes) -> None:
         self._expect_nothing()

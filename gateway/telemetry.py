@@ -12,12 +12,12 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import __version__
@@ -31,6 +31,7 @@ _access = logging.getLogger("headrace.access")
 _PROCESS: Final = secrets.token_hex(8)  # once: asking the system for every call gives up the interpreter lock
 _numbers = itertools.count()
 
+_LINE: Final = "%s %s %d %.1fms id=%s model=%s items=%d tokens=%d%s"
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _POWERS: Final = tuple(2.0**i for i in range(18))
@@ -65,6 +66,14 @@ def exchange_of(scope: Scope) -> Exchange:
     return exchange
 
 
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return a header by its name in lower case; the first, if there are several."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
 def server_timing(timings: CallTimings) -> str:
     """Format where a call's time went as a Server-Timing header (W3C), in milliseconds."""
     parts = {"tokenise": timings.tokenise_s, "queue": timings.queue_s, "device": timings.device_s}
@@ -91,17 +100,17 @@ class Telemetry:
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = exchange.request_id
+                own = [(b"x-request-id", exchange.request_id.encode())]
                 if self._draining():
-                    headers["connection"] = "close"
+                    own.append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *own]
             await send(message)
 
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         try:
             await self._app(scope, receive, send_named)
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
             self._metrics.answered(exchange)
             if self._access_log and exchange.route != "probe":
                 _log_line(scope, exchange)
@@ -127,7 +136,8 @@ class Metrics:
         shares = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.9]
         self.requests = counter("requests", "Calls answered", "route", "model", "outcome")
         self.refusals = counter("refusals", "Calls that were not run", "reason")
-        self.in_flight = gauge("in_flight", "HTTP exchanges in progress")
+        self.in_flight = 0
+        gauge("in_flight", "HTTP exchanges in progress").set_function(lambda: self.in_flight)
         self.request_s = histogram("request_seconds", "From first byte read to answer", seconds, "route", "model")
         self.tokenise_s = histogram("tokenise_seconds", "Text to tokens, a call", seconds, "model")
         self.queue_s = histogram("queue_seconds", "Admission to dispatch, an input", seconds, "model")
@@ -138,14 +148,22 @@ class Metrics:
         self.failures = counter("batch_failures", "Batches that failed as a whole", "model", "error")
         self.load_s = gauge("model_load_seconds", "Reading weights and the packing self-test", "model")
         self.warm_up_s = gauge("model_warm_up_seconds", "Rehearsing batches before ready", "model")
+        self._requests_of = cache(self.requests.labels)  # labels() checks its values and takes a lock; they are few
+        self._request_s_of = cache(self.request_s.labels)
+        self._tokenise_s_of = cache(self.tokenise_s.labels)
+        self._batches_of = cache(self._bind_batches)
         gauge("build_info", "Version of this server", "version").labels(__version__).set(1)
 
     def answered(self, exchange: Exchange) -> None:
         """Count an exchange that ended."""
-        self.requests.labels(exchange.route, exchange.model, exchange.outcome).inc()
-        self.request_s.labels(exchange.route, exchange.model).observe(time.monotonic() - exchange.started)
+        self._requests_of(exchange.route, exchange.model, exchange.outcome).inc()
+        self._request_s_of(exchange.route, exchange.model).observe(time.monotonic() - exchange.started)
         if exchange.status in _NOT_RUN and exchange.code:
             self.refusals.labels(exchange.reason or exchange.code).inc()
+
+    def tokenised(self, model: str, seconds: float) -> None:
+        """Record how long a call's texts took to become tokens."""
+        self._tokenise_s_of(model).observe(seconds)
 
     def loaded(self, model: "ServedModel") -> None:
         """Record what a model's start cost."""
@@ -154,21 +172,36 @@ class Metrics:
 
     def engine_event(self, event: Dispatched | Report) -> None:
         """Record what the batcher reports; called on the device's thread."""
+        batches = self._batches_of(event.model)
         if isinstance(event, Dispatched):
-            queue_s = self.queue_s.labels(event.model)
             for wait_s in event.waits_s:
-                queue_s.observe(wait_s)
+                batches.queue_s.observe(wait_s)
             return
         if event.error is not None:
             self.failures.labels(event.model, event.error).inc()
-        self.device_s.labels(event.model).observe(event.device_s)
-        self.batch_size.labels(event.model).observe(event.sequences)
-        self.batch_tokens.labels(event.model).observe(event.tokens)
-        self.padding.labels(event.model).observe(1 - event.tokens / event.padded_tokens)
+        batches.device_s.observe(event.device_s)
+        batches.size.observe(event.sequences)
+        batches.tokens.observe(event.tokens)
+        batches.padding.observe(1 - event.tokens / event.padded_tokens)
 
     def watch(self, statistics: Callable[[], BatcherStatistics | None]) -> None:
         """Pull the queue's gauges from the engine whenever somebody scrapes."""
         self.registry.register(_Waiting(statistics))
+
+    def _bind_batches(self, model: str) -> "_Batches":
+        metrics = (self.queue_s, self.device_s, self.batch_size, self.batch_tokens, self.padding)
+        return _Batches(*(metric.labels(model) for metric in metrics))
+
+
+@dataclass(frozen=True, slots=True)
+class _Batches:
+    """What is observed of one model's batches."""
+
+    queue_s: Histogram
+    device_s: Histogram
+    size: Histogram
+    tokens: Histogram
+    padding: Histogram
 
 
 class _Waiting(Collector):
@@ -200,13 +233,15 @@ class _Waiting(Collector):
 
 
 def _request_id(scope: Scope) -> str:
-    told = Headers(scope=scope).get("x-request-id", "")
-    return told if _SAFE_ID.fullmatch(told) else f"{_PROCESS}{next(_numbers):016x}"
+    told = header(scope, b"x-request-id")
+    return told if told is not None and _SAFE_ID.fullmatch(told) else f"{_PROCESS}{next(_numbers):016x}"
 
 
 def _log_line(scope: Scope, exchange: Exchange) -> None:
-    _access.info(
-        "%s %s %d %.1fms id=%s model=%s items=%d tokens=%d%s",
+    """Write the line; the record is made here, since `info` would walk the stack for a file that nobody reads."""
+    if not _access.isEnabledFor(logging.INFO):
+        return
+    told = (
         scope["method"],
         exchange.route,
         exchange.status,
@@ -217,3 +252,4 @@ def _log_line(scope: Scope, exchange: Exchange) -> None:
         exchange.tokens,
         f" code={exchange.code}" if exchange.code else "",
     )
+    _access.handle(logging.LogRecord(_access.name, logging.INFO, __file__, 0, _LINE, told, None))

@@ -250,11 +250,7 @@ class Client:
         started = self._clock()
         deadline = started + terms.timeout_s
         self._first_gate(served, inputs, terms, deadline)
-        try:
-            async with asyncio.timeout(terms.timeout_s):
-                pieces = await self._tokenise(inputs, terms.truncation, encode)
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed while the text was tokenised") from None
+        pieces = await self._tokenise(inputs, terms, encode)
         tokens = check_tokens(pieces, inputs, served.model, self._limits.max_waiting_tokens)
         requests = [Request(served.model.name, piece.ids, piece.types, output) for piece in pieces]
         tokenise_s = self._clock() - started
@@ -268,12 +264,15 @@ class Client:
         if refused is not None:
             raise Overloaded(refused.reason, refused.retry_after_s)
 
-    async def _tokenise(self, inputs: Inputs, truncation: Truncation, encode: Encode[Piece]) -> list[Piece]:
-        if truncation == "none" and self._auto_truncate:
-            truncation = "end"
+    async def _tokenise(self, inputs: Inputs, terms: Terms, encode: Encode[Piece]) -> list[Piece]:
+        truncation = "end" if terms.truncation == "none" and self._auto_truncate else terms.truncation
         if len(inputs.items) <= _ON_THE_LOOP_TEXTS and inputs.size < _ON_THE_LOOP_CHARACTERS:
             return encode(inputs, truncation)
-        return await asyncio.to_thread(encode, inputs, truncation)
+        try:
+            async with asyncio.timeout(terms.timeout_s):
+                return await asyncio.to_thread(encode, inputs, truncation)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while the text was tokenised") from None
 
 
 def _whose(meant: Sequence[Served], able: Sequence[Served], ability: Ability | None) -> str:

@@ -53,7 +53,7 @@ GUARDS = (
     Guard(
         "a caller that goes cancels its call",
         CALL,
-        "            work.cancel()",
+        "            self._work.cancel()",
         "            pass",
         f"{TESTS}test_callers_that_close_their_sockets_cost_the_device_nothing",
     ),

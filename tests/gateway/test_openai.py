@@ -338,11 +338,27 @@ async def test_a_priority_that_is_none_names_the_header(told: str) -> None:
     assert subject.engine.submitted == []
 
 
-async def test_callers_are_told_apart_by_their_address() -> None:
+async def caller_of(address: str) -> str:
     async with ready() as subject:
-        for address in ("10.0.0.1", "10.0.0.2"):
-            transport = httpx2.ASGITransport(subject.app, client=(address, 1))
-            async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as http:
-                await http.post("/v1/embeddings", json={"input": "w0"})
+        transport = httpx2.ASGITransport(subject.app, client=(address, 1))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as http:
+            await http.post("/v1/embeddings", json={"input": "w0"})
+    return subject.engine.submitted[0].caller
 
-    assert [call.caller for call in subject.engine.submitted] == ["10.0.0.1", "10.0.0.2"]
+
+async def test_callers_are_told_apart_by_their_address() -> None:
+    assert [await caller_of(address) for address in ("10.0.0.1", "10.0.0.2", "")] == ["10.0.0.1", "10.0.0.2", ""]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", False),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+async def test_callers_of_one_ipv6_network_are_one_caller(one: str, other: str, same: bool) -> None:
+    assert (await caller_of(one) == await caller_of(other)) is same

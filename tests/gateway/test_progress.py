@@ -56,6 +56,9 @@ def terminal():
         with os.fdopen(theirs, "w") as stderr, contextlib.redirect_stderr(stderr):
             yield screen
             stderr.flush()
-            screen.write(os.read(ours, 1 << 16).decode())
+            os.set_blocking(ours, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:  # a terminal gives at most a page at a time
+                    screen.write(os.read(ours, 1 << 16).decode())
     finally:
         os.close(ours)

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import pytest
 from gateway import server
 from gateway.config import DrainConfig, HttpConfig, Settings
 from inference import CannotServe, DeviceLost
-from tests.gateway.fakes import gateway, listening, post, serving
+from tests.gateway.fakes import Connection, gateway, listening, post, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +53,17 @@ async def test_pipelined_calls_are_answered_in_their_order() -> None:
     assert [len(json.loads(body)["data"]) for _, body in answers] == [1, 2, 3]
 
 
+async def test_what_is_loaded_is_not_searched_for_garbage_again() -> None:
+    gc.unfreeze()
+    loaded = len(gc.get_objects())
+    async with listening() as address:
+        await address.answer(post(BODY, close=True))
+        searched = len(gc.get_objects())
+    gc.unfreeze()
+
+    assert searched < loaded / 2
+
+
 async def test_an_answer_may_be_awaited_longer_than_a_head_or_a_body() -> None:
     async with listening(settings=HASTY) as address:
         address.gateway.engine.device.gate.clear()
@@ -82,7 +94,7 @@ async def test_a_head_that_never_arrives_is_cut(raw: bytes) -> None:
 async def test_a_head_that_drips_is_cut() -> None:
     async with listening(settings=HASTY) as address:
         connection = await address.connect()
-        cut = asyncio.create_task(connection.rest())
+        cut = asyncio.create_task(connection.response())
         connection.send(b"GET /livez HTTP/1.1\r\n")
         drops = 0
         while not cut.done() and drops < 10_000:
@@ -91,7 +103,7 @@ async def test_a_head_that_drips_is_cut() -> None:
             await asyncio.wait({cut}, timeout=0.001)
         connection.close()
 
-    assert statuses(await cut) == [408]
+    assert await cut == (408, b"")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +147,39 @@ async def test_a_streamed_body_over_the_limit_is_refused() -> None:
     assert statuses(answer) == [413]
     assert b"body_too_large" in answer
     assert address.gateway.engine.submitted == []
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"1;" + b"x" * 600_000, b"1;x=y\r\n{\r\n" * 60_000, b"0\r\n" + b"X-Trailer: y\r\n" * 40_000],
+    ids=["one extension", "many extensions", "trailers"],
+)
+async def test_what_a_streamed_body_brings_beside_itself_is_limited(rest: bytes) -> None:
+    async with listening() as address:
+        connection = await address.connect()
+        connection.send(post(b"", "Transfer-Encoding: chunked"))
+        connection.send(rest)
+        cut = await asyncio.wait_for(_until_closed(connection), 5)
+        connection.close()
+
+    assert cut in {b"", b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"}
+    assert address.gateway.engine.submitted == []
+
+
+async def _until_closed(connection: Connection) -> bytes:
+    try:
+        return await connection.rest()
+    except ConnectionResetError:  # what is left unread resets the connection
+        return b""
+
+
+async def test_a_large_body_in_chunks_of_one_byte_is_taken() -> None:
+    body = BODY.ljust(50_000)
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    async with listening() as address:
+        answer = await address.answer(post(chunks, "Transfer-Encoding: chunked", close=True))
+
+    assert statuses(answer) == [200]
 
 
 async def test_a_streamed_body_within_the_limit_is_answered() -> None:
