@@ -10,7 +10,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -80,16 +80,24 @@ class _HotPaths:
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
         self._rest = app
-        self._hot = {
-            (method, route.path): route.app
-            for route in routes
-            if "{" not in route.path
-            for method in route.methods or ()
-        }
+        plain = [route for route in routes if not route.param_convertors]
+        self._hot = {(method, route.path): route.app for route in plain for method in route.methods or ()}
+        self._named = [route for route in routes if route.param_convertors]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hot = self._hot.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        hot = self._find(scope) if scope["type"] == "http" else None
         await (hot or self._rest)(scope, receive, send)
+
+    def _find(self, scope: Scope) -> ASGIApp | None:
+        hot = self._hot.get((scope["method"], scope["path"]))
+        if hot is not None:
+            return hot
+        for route in self._named:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                return route.app
+        return None
 
 
 class _Unrouted:

@@ -55,7 +55,7 @@ def tokenizer_json() -> str:
     return tokenizer.to_str()
 
 
-def served(name: str = MODEL, task: Task = "embed") -> ServedModel:
+def served(name: str = MODEL, task: Task = "embed", *, normalised: bool = True) -> ServedModel:
     """A model that is ready."""
     labels = LABELS.get(task, ())
     return ServedModel(
@@ -69,7 +69,7 @@ def served(name: str = MODEL, task: Task = "embed") -> ServedModel:
         hidden_size=HIDDEN,
         vocab_size=VOCABULARY,
         max_length=MAX_LENGTH,
-        normalised=True,
+        normalised=normalised,
         tokenizer=TokenizerFile(tokenizer_json(), MAX_LENGTH, unknown="[UNK]", mask="[MASK]"),
         load_s=1.5,
         warm_up_s=2.5,
@@ -90,12 +90,12 @@ def vector(ids: Sequence[int]) -> Row:
     return row / np.linalg.norm(row)
 
 
-def row(request: Request, labels: int) -> Row:
+def row(request: Request, labels: int, length: float) -> Row:
     """The answer to a request, by what it asks for."""
     ids = request.tokens.tolist()
     masks = [place for place, id_ in enumerate(ids) if id_ == MASK]
     answers: dict[Output, Callable[[], Row]] = {
-        "vector": lambda: vector(ids),
+        "vector": lambda: vector(ids) * np.float32(length),
         "raw vector": lambda: vector(ids) * np.float32(3),
         "token vectors": lambda: np.stack([numbers([id_], HIDDEN) for id_ in ids]),
         "logits": lambda: numbers(ids, labels),
@@ -109,8 +109,9 @@ def row(request: Request, labels: int) -> Row:
 class FakeDevice:
     """A runtime: one row a sequence, once its gate is open; `fail` is raised instead, `bad` rows have failed."""
 
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
+    def __init__(self, tasks: Mapping[str, Task], length: float = 1.0) -> None:
         self.tasks = tasks
+        self.length = length  # of vectors
         self.batches: list[Batch] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -124,18 +125,20 @@ class FakeDevice:
         assert self.gate.wait(30), "nobody opened the gate"
         if self.fail is not None:
             raise self.fail
-        return FakeDevice.Launched(batch, len(LABELS.get(self.tasks[batch.model], ())), bad=self.bad)
+        labels = len(LABELS.get(self.tasks[batch.model], ()))
+        return FakeDevice.Launched(batch, labels, self.length, bad=self.bad)
 
     class Launched:
-        def __init__(self, batch: Batch, labels: int, *, bad: bool) -> None:
+        def __init__(self, batch: Batch, labels: int, length: float, *, bad: bool) -> None:
             self._batch = batch
             self._labels = labels
+            self._length = length
             self._bad = bad
 
         def wait(self) -> Sequence[Row | RowFailed]:
             if self._bad:
                 return [RowFailed("secret: row 0 is not finite") for _ in self._batch.entries]
-            return [row(entry.request, self._labels) for entry in self._batch.entries]
+            return [row(entry.request, self._labels, self._length) for entry in self._batch.entries]
 
 
 class FakeEngine:
@@ -146,10 +149,13 @@ class FakeEngine:
         names: Sequence[str] | Mapping[str, Task] = (MODEL,),
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        normalised: bool = True,
     ) -> None:
         self.models: Mapping[str, ServedModel] = {}
         self._names: Mapping[str, Task] = names if isinstance(names, Mapping) else dict.fromkeys(names, "embed")
-        self.device = FakeDevice(self._names)
+        self._normalised = normalised
+        self.device = FakeDevice(self._names, 1.0 if normalised else 3.0)
         self.limits = limits or Limits(max_batch_tokens=64)
         self.submitted: list[Call] = []
         self.cancelled = 0
@@ -171,7 +177,7 @@ class FakeEngine:
         scheduler = Scheduler(self.limits, {name: Lane(True, CostModel()) for name in self._names})
         devices = {"cpu": dict.fromkeys(self._names, self.device)}
         self._batcher = Batcher(scheduler, devices, self.limits, clock=self.clock, observer=self.observer)
-        self.models = {name: served(name, task) for name, task in self._names.items()}
+        self.models = {name: served(name, task, normalised=self._normalised) for name, task in self._names.items()}
 
     def start(self) -> None:
         self._running().start()

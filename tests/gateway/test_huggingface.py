@@ -39,6 +39,14 @@ async def test_vectors_are_scaled_as_the_body_says(normalize: bool | None, lengt
     np.testing.assert_allclose(np.linalg.norm(answer.json()), length, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("normalize", "length"), [(None, 3), (True, 1), (False, 3)])
+async def test_a_model_that_does_not_scale_is_left_so_unless_told(normalize: bool | None, length: float) -> None:
+    async with ready(FakeEngine(normalised=False)) as subject:
+        answer = await subject.post("/", inputs="w0", normalize=normalize)
+
+    np.testing.assert_allclose(np.linalg.norm(answer.json()), length, rtol=1e-5)
+
+
 async def test_features_take_what_the_client_can_send() -> None:
     fields = {"prompt_name": "query", "dimensions": 8, "truncation_direction": "left", "encoding_format": "base64"}
 

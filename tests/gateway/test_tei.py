@@ -50,6 +50,30 @@ async def test_vectors_are_scaled_to_length_one_unless_the_body_says_no() -> Non
     assert len(short.json()[0]) == 7
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "length"),
+    [
+        ("/embed", {"inputs": "w0"}, 1),
+        ("/embed", {"inputs": "w0", "normalize": False}, 3),
+        ("/embed", {"inputs": "w0", "dimensions": 8}, 1),
+    ],
+    ids=str,
+)
+async def test_a_model_that_does_not_scale_is_scaled_here(path: str, body: dict, length: float) -> None:
+    async with ready(FakeEngine(normalised=False)) as subject:
+        answer = await subject.post(path, **body)
+
+    np.testing.assert_allclose(np.linalg.norm(answer.json()[0]), length, rtol=1e-5)
+
+
+async def test_openais_form_is_always_scaled() -> None:
+    async with ready(FakeEngine(normalised=False)) as subject:
+        answers = [await subject.post(path, input="w0") for path in ("/embeddings", "/infinity/embeddings")]
+
+    for answer in answers:
+        np.testing.assert_allclose(np.linalg.norm(answer.json()["data"][0]["embedding"]), 1, rtol=1e-5)
+
+
 async def test_a_named_prompt_stands_before_the_text() -> None:
     async with ready() as subject:
         answer = await subject.post("/embed", inputs="w0", prompt_name="query")

@@ -56,8 +56,9 @@ async def test_as_many_on_both_sides_are_pairs_and_scores_may_be_raw() -> None:
     np.testing.assert_array_equal(np.float32([item["score"] for item in answer.json()["data"]]), expected)
 
 
-async def test_an_embedder_scores_by_cosine() -> None:
-    async with ready(FakeEngine({"r": "rerank", "e": "embed"})) as subject:
+@pytest.mark.parametrize("normalised", [True, False])
+async def test_an_embedder_scores_by_cosine(normalised: bool) -> None:
+    async with ready(FakeEngine({"r": "rerank", "e": "embed"}, normalised=normalised)) as subject:
         answer = await subject.post("/score", text_1="w0", text_2=["w1", "w0"], model="e")
 
     scores = [item["score"] for item in answer.json()["data"]]
