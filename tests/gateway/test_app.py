@@ -53,6 +53,7 @@ async def test_an_unknown_method_is_answered_in_the_nested_shape(method: str) ->
         ("GET", "/models/tiny", 405, {"error"}),
         ("POST", "/models/a/b", 404, {"error"}),
         ("GET", "/v1/rerank", 405, {"message", "detail"}),
+        ("GET", "/rerank", 405, {"message", "detail"}),  # of the two that have it, the first
         ("PUT", "/v2/embed", 405, {"message"}),
         ("GET", "/v2/embed/jobs", 404, {"message"}),
         ("GET", "/score", 405, {"error"}),
