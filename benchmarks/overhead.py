@@ -55,12 +55,23 @@ def _embeddings(name: str, texts: int = 1, **fields: object) -> Row:
     return Row(name, "POST", "/v1/embeddings", bodies)
 
 
+def _texts(path: str, field: str, *, several: bool = False) -> Row:
+    """A row of another dialect's route with one short text a call, in a list where it must be one; floats."""
+    texts = [f"{_TEXT} {number}" for number in range(_BODIES)]
+    bodies = [orjson.dumps({field: [text] if several else text}) for text in texts]
+    return Row(f"{path}, float", "POST", path, bodies)
+
+
 ROWS: Final[Sequence[Row]] = (
     _embeddings("embeddings, float", encoding_format="float"),
     _embeddings("embeddings, base64", encoding_format="base64"),
     _embeddings("embeddings, float, a list of 16", 16, encoding_format="float"),
     replace(_embeddings("embeddings, refused"), status=429, state="full"),
     Row("models", "GET", "/v1/models", [b""]),
+    _texts("/embed", "inputs"),
+    _texts("/models/all-MiniLM-L6-v2", "inputs"),
+    _texts("/infinity/embeddings", "input"),
+    _texts("/v2/embed", "texts", several=True),
 )
 
 
@@ -178,7 +189,8 @@ def _goals(found: dict[tuple[str, str], list[float]]) -> list[Goal]:
     def goal(row: str, bound: float) -> Goal:
         return Goal(f"{row}, {_SOCKET}", median(found[row, _SOCKET]), bound, at_most=True)
 
-    return [goal("embeddings, float", 120.0), goal("embeddings, base64", 120.0), goal("embeddings, refused", 120.0)]
+    hot = ("embeddings, float", "embeddings, base64", "embeddings, refused", "/embed, float")
+    return [goal(row, 120.0) for row in hot]
 
 
 def _conditions(rounds: int, seconds: float) -> dict[str, object]:

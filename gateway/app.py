@@ -4,49 +4,75 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import __version__, openai
+from gateway import __version__, cohere, huggingface, infinity, openai, rerank, tei, vllm
 from gateway.call import Door
 from gateway.config import Settings
+from gateway.dialect import Dialect, Spoken
 from gateway.errors import Fault
+from gateway.fork import Fork
 from gateway.lifecycle import Lifecycle
+from gateway.openapi import document
 from gateway.telemetry import Metrics, Telemetry, exchange_of
 from inference import Client
 
 _NO_TRACING = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
-_STATUSES = (400, 404, 413, 415, 429, 500, 503, 504)
-_REF = "#/components/schemas/{name}"
+_FORKED = "/rerank"
 
 
 def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics: Metrics) -> FastAPI:
     """Join routes, docs, errors and telemetry into one application."""
-    dialect = openai.OpenAI(Door(client, settings, metrics))
+    spoken = _dialects(settings, Door(client, settings, metrics), lifecycle)
+    routes = _routes(spoken, settings.http.max_body_bytes)
     app = FastAPI(
         title="Headrace",
         version=__version__,
-        routes=[*dialect.routes(), *lifecycle.routes()],  # first and plain: the cheap path
+        routes=[*routes, *lifecycle.routes()],  # first and plain: the cheap path
         redirect_slashes=False,  # a redirect would repeat the Host header, which is the caller's text
         docs_url=None,
         redoc_url=None,
         telemetry=_NO_TRACING,
     )
-    app.add_exception_handler(HTTPException, _unrouted)
+    app.add_exception_handler(HTTPException, _Unrouted(spoken))
     _add_docs(app)
-    document = _document(openai.SCHEMAS)
-    app.openapi = lambda: document  # type: ignore[method-assign]
-    app.add_middleware(_HotPaths, dialect.routes())
+    described = document(spoken)
+    app.openapi = lambda: described  # type: ignore[method-assign]
+    app.add_middleware(_HotPaths, routes)
     app.add_middleware(Telemetry, metrics, access_log=settings.log.access, draining=lambda: lifecycle.draining)
     return app
+
+
+def _dialects(settings: Settings, door: Door, lifecycle: Lifecycle) -> list[Spoken]:
+    """Say which dialects are spoken, a line each; where two have the same path, the first one has it."""
+    below = settings.http.url_prefix
+    return [
+        Spoken(infinity, infinity.Infinity(door, below).routes(), below),
+        Spoken(openai, openai.OpenAI(door).routes()),
+        Spoken(rerank, rerank.Reranking(door).routes()),
+        Spoken(tei, tei.TEI(door, lifecycle).routes()),
+        Spoken(cohere, cohere.Cohere(door).routes()),
+        Spoken(vllm, vllm.VLLM(door).routes()),
+        Spoken(huggingface, huggingface.HuggingFace(door).routes()),
+    ]
+
+
+def _routes(spoken: Sequence[Spoken], most_bytes: int) -> list[Route]:
+    """Return one route a path; /rerank is TEI's or another's by its body."""
+    paths: dict[str, list[Route]] = {}
+    for route in (route for each in spoken for route in each.routes):
+        paths.setdefault(route.path, []).append(route)
+    routes = [served[0] for path, served in paths.items() if path != _FORKED]
+    jina, *_, theirs = paths[_FORKED]
+    return [*routes, Route(_FORKED, Fork("texts", theirs.app, jina.app, most_bytes), methods=["POST"])]
 
 
 class _HotPaths:
@@ -54,21 +80,46 @@ class _HotPaths:
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
         self._rest = app
-        self._hot = {(method, route.path): route.app for route in routes for method in route.methods or ()}
+        plain = [route for route in routes if not route.param_convertors]
+        self._hot = {(method, route.path): route.app for route in plain for method in route.methods or ()}
+        self._named = [route for route in routes if route.param_convertors]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hot = self._hot.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        hot = self._find(scope) if scope["type"] == "http" else None
         await (hot or self._rest)(scope, receive, send)
 
+    def _find(self, scope: Scope) -> ASGIApp | None:
+        hot = self._hot.get((scope["method"], scope["path"]))
+        if hot is not None:
+            return hot
+        for route in self._named:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                return route.app
+        return None
 
-async def _unrouted(request: Request, error: Exception) -> Response:
-    """Answer a path or method that does not exist."""
-    status = getattr(error, "status_code", 404)
-    exchange_of(request.scope).code = "not_found" if status == 404 else "method_not_allowed"  # noqa: PLR2004
-    fault = Fault(status, exchange_of(request.scope).code, f"{request.method} is not served on this path; see /docs")
-    response = openai.render(fault)
-    response.headers.update(getattr(error, "headers", None) or {})
-    return response
+
+class _Unrouted:
+    """Answers a path or method that does not exist, in the dialect that it looks like."""
+
+    def __init__(self, spoken: Sequence[Spoken]) -> None:
+        self._spoken = {route.path: each for each in reversed(spoken) for route in each.routes}
+        by_length = ((prefix, each) for each in spoken for prefix in each.prefixes)
+        self._prefixes = sorted(by_length, key=lambda pair: len(pair[0]), reverse=True)
+
+    async def __call__(self, request: Request, error: Exception) -> Response:
+        status, path = getattr(error, "status_code", 404), request.scope["path"]
+        exchange_of(request.scope).code = "not_found" if status == 404 else "method_not_allowed"  # noqa: PLR2004
+        message = f"{request.method} is not served on this path; see /docs"
+        response = self._dialect(path).render(Fault(status, exchange_of(request.scope).code, message))
+        response.headers.update(getattr(error, "headers", None) or {})
+        return response
+
+    def _dialect(self, path: str) -> Dialect:
+        if path in self._spoken:
+            return self._spoken[path].dialect
+        return next((each.dialect for prefix, each in self._prefixes if path.startswith(prefix)), openai)
 
 
 def _add_docs(app: FastAPI) -> None:
@@ -98,32 +149,3 @@ def _page(page: HTMLResponse) -> Any:
         return page
 
     return show
-
-
-def _document(schemas: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Write the OpenAPI document of the hot routes from the very types that parse them."""
-    operations = [operation for methods in schemas.values() for operation in methods.values()]
-    types = [operation[part] for operation in operations for part in ("body", "answer") if part in operation]
-    _, components = msgspec.json.schema_components([*types, openai.ErrorAnswer], ref_template=_REF)
-    paths = {
-        path: {method: _operation(operation) for method, operation in methods.items()}
-        for path, methods in schemas.items()
-    }
-    info = {"title": "Headrace", "version": __version__}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}
-
-
-def _operation(operation: dict[str, Any]) -> dict[str, Any]:
-    answers = {str(status): _content("Error", openai.ErrorAnswer) for status in _STATUSES}
-    documented: dict[str, Any] = {
-        "summary": operation["summary"],
-        "responses": {"200": _content("Answer", operation["answer"]), **answers},
-    }
-    if "body" in operation:
-        documented["requestBody"] = {"required": True, **_content("Body", operation["body"])}
-    return documented
-
-
-def _content(description: str, kind: type) -> dict[str, Any]:
-    schema = {"$ref": _REF.format(name=kind.__name__)}
-    return {"description": description, "content": {"application/json": {"schema": schema}}}

@@ -42,12 +42,17 @@ class Door:
     def __init__(self, client: Client, settings: Settings, metrics: Metrics) -> None:
         """Take the way to the engine."""
         self.client = client
+        self.limits = settings.engine.limits
         self._settings = settings
         self._metrics = metrics
 
     async def body(self, request: Request, decoder: msgspec.json.Decoder[Body]) -> Body:
         """Read and check a JSON body; raises HttpFault."""
-        return parse(decoder, await read_json(request, self._settings.http.max_body_bytes))
+        return parse(decoder, await self.content(request))
+
+    async def content(self, request: Request) -> bytes:
+        """Read a JSON body that is not checked yet; raises HttpFault."""
+        return await read_json(request, self._settings.http.max_body_bytes)
 
     def terms(self, request: Request, ability: Ability, model: str | None, truncation: Truncation) -> Terms:
         """Say on which terms a call runs; raises InvalidRequest for a model that cannot do this."""

@@ -48,6 +48,7 @@ class HttpConfig:
     body_timeout_s: float = 30.0
     allow_anonymous: bool = False
     max_priority: int = 0
+    url_prefix: str = "/infinity"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """OpenAI's dialect: /v1/embeddings and /v1/models, with its nested error body."""
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -9,17 +9,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.call import Door, answering, json_answer
-from gateway.errors import Fault, HttpFault
+from gateway.errors import Fault
+from gateway.inputs import Told, read_inputs
 from gateway.vectors import Encoding, encoded
-from inference import Answer, Embed, Inputs, InputType
-
-TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+from inference import Answer, Embed, InputType
 
 
 class EmbeddingsBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What POST /v1/embeddings takes."""
 
-    input: str | list[str | TokenId | list[TokenId]]
+    input: Told
     model: str | None = None
     encoding_format: Encoding = "float"
     dimensions: int | None = None
@@ -89,6 +88,8 @@ SCHEMAS: dict[str, dict[str, dict[str, Any]]] = {
     "/v1/models": {"get": {"summary": "List the served models", "answer": ModelsAnswer}},
 }
 
+STATUSES = (400, 404, 413, 415, 429, 500, 503, 504)
+PREFIXES = ("/",)
 _BODY = msgspec.json.Decoder(EmbeddingsBody)
 
 
@@ -119,7 +120,7 @@ class OpenAI:
         body = await self._door.body(request, _BODY)
         terms = self._door.terms(request, "embed", body.model, "end" if body.truncate else "none")
         kind: InputType | None = "document" if body.input_type == "passage" else body.input_type
-        ask = Embed(_inputs(body.input), terms, body.dimensions, body.prompt_name, kind)
+        ask = Embed(read_inputs(body.input, "input"), terms, body.dimensions, body.prompt_name, kind)
         made = await self._door.answer(request, self._door.client.embed(ask))
         return json_answer(_answer(made, body.encoding_format), made.timings)
 
@@ -127,26 +128,6 @@ class OpenAI:
         """GET /v1/models."""
         models = [Model(id=name, created=self._started) for name in self._door.client.models]
         return Response(msgspec.json.encode(ModelsAnswer(data=models)), media_type="application/json")
-
-
-def _inputs(told: str | list[Any]) -> Inputs:
-    if isinstance(told, str):
-        return Inputs([told], single=True)
-    if told and isinstance(told[0], int):
-        _refuse_mixture(told, int)
-        return Inputs([told], single=True)
-    if told:
-        _refuse_mixture(told, type(told[0]))
-    return Inputs(told)
-
-
-def _refuse_mixture(items: list[Any], kind: type) -> None:
-    if set(map(type, items)) == {kind}:
-        return
-    odd = next((index for index, item in enumerate(items) if not isinstance(item, kind)), None)
-    if odd is not None:
-        message = f"is of another kind than input[0]: give texts, token ids, or lists of token ids ({kind.__name__})"
-        raise HttpFault(400, "invalid_request", message, f"input[{odd}]")
 
 
 def _answer(made: Answer[Any], encoding: Encoding) -> dict[str, Any]:

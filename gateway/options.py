@@ -69,6 +69,12 @@ def _within(number: Number, least: Number, most: Number) -> Number:
     return number
 
 
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"(/[\w.~-]+)+/?|/", text, re.ASCII):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
 def _boolean(text: str) -> bool:
     return BOOLEANS[_matching("|".join(BOOLEANS), text)]
 
@@ -133,6 +139,12 @@ HOST = Kind(
     "an address or a host name, without a port",
     partial(_matching, r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f.]*(:[0-9a-f.]*){2,}"),
 )
+PREFIX = Kind(
+    "PATH",
+    "a path such as /infinity or /v1, or / for no prefix",
+    _prefix,
+    show=lambda prefix: prefix or "/",
+)
 DEVICE = Kind("DEVICE", "auto, cpu, cuda or cuda:N", partial(_matching, "auto|cpu|cuda(:[0-9]{1,3})?"))
 BOOLEAN = Kind("", "true or false", _boolean, (bool,), lambda on: str(on).lower())
 MODEL = Kind(
@@ -151,6 +163,7 @@ KEYS = (
     Key("allow-anonymous", "http.allow_anonymous", BOOLEAN, "Answer callers without a key on any address"),
     Key("max-priority", "http.max_priority", _whole("", -9, 9), "Highest class a call may ask for; lower is free"),
     Key("max-body-bytes", "http.max_body_bytes", _whole(" of bytes", 1, 1 << 40), "Largest body of a call"),
+    Key("url-prefix", "http.url_prefix", PREFIX, "Path of infinity's dialect; at / or /v1 it is ahead of the others"),
     Key("header-timeout", "http.header_timeout_s", SECONDS, "How long a call's head may take to arrive"),
     Key("body-timeout", "http.body_timeout_s", SECONDS, "How long a call's body may take to arrive"),
     Key("latency-target-ms", "engine.limits.latency_target_s", MILLISECONDS, "Latency that callers should see"),

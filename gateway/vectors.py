@@ -26,3 +26,8 @@ def encoded(vector: Any, encoding: Encoding) -> Any:
         case "binary" | "ubinary":
             bits = np.packbits(vector > 0, axis=-1)
             return bits if encoding == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+
+
+def unit(vector: Any) -> Any:
+    """Return a vector [dimensions] float32 scaled to length 1; one of zeros stays as it is."""
+    return vector / np.float32(max(float(np.linalg.norm(vector)), 1e-12))

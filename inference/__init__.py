@@ -47,12 +47,12 @@ if TYPE_CHECKING:
         UnknownModel,
     )
     from inference.heap import share_one_heap
-    from inference.labels import ranked
+    from inference.labels import ranked, sigmoid, softmax
     from inference.profile import Profile
     from inference.request import Dispatched, Report
     from inference.spans import Aggregation, Span
     from inference.task import Ability, ProblemType, Task
-    from inference.tokenizer import Token, TokenizerFile, Truncation
+    from inference.tokenizer import Text, Token, TokenizerFile, Truncation
 
 _HOMES = {
     "batcher": ("BatcherStatistics", "DeviceStatistics"),
@@ -78,10 +78,10 @@ _HOMES = {
     ),
     "checkpoint": ("Checkpoint", "open_checkpoints"),
     "client": ("Client",),
-    "labels": ("ranked",),
+    "labels": ("ranked", "sigmoid", "softmax"),
     "spans": ("Aggregation", "Span"),
     "task": ("Ability", "ProblemType", "Task"),
-    "tokenizer": ("Token", "TokenizerFile", "Truncation"),
+    "tokenizer": ("Text", "Token", "TokenizerFile", "Truncation"),
     "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
     "engine": ("Engine", "Progress", "ServedModel"),
     "errors": (
@@ -147,6 +147,7 @@ __all__ = [
     "Tag",
     "Task",
     "Terms",
+    "Text",
     "Token",
     "TokenizerFile",
     "Truncation",
@@ -157,6 +158,8 @@ __all__ = [
     "open_checkpoints",
     "ranked",
     "share_one_heap",
+    "sigmoid",
+    "softmax",
 ]
 
 

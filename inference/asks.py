@@ -94,6 +94,7 @@ class Tag:
     inputs: Inputs
     terms: Terms
     aggregation: Aggregation = "simple"
+    ignored: Sequence[str] = ("O",)
 
 
 @dataclass(frozen=True, slots=True)

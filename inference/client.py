@@ -118,8 +118,8 @@ class Client:
         """Take a snapshot of the engine; None while starting."""
         return self._engine.statistics()
 
-    def model_for(self, name: str | None, ability: Ability) -> "ServedModel":
-        """Return the model that is meant, or the only one that can do this; raises InvalidRequest."""
+    def model_for(self, name: str | None, ability: Ability | None) -> "ServedModel":
+        """Return the model that is meant, or the only one that can do this (None: anything); raises InvalidRequest."""
         return self._find(name, ability).model
 
     def tokenize(self, name: str | None, texts: Sequence[str], *, special: bool = True) -> list[list[Token]]:
@@ -177,10 +177,16 @@ class Client:
         ran = await self._run(served, self._texts(ask.inputs), ask.terms, "token logits", served.mark)
         labels, joined = served.model.labels, served.tokenizer.joined
         spans = [
-            read_spans(row, piece, labels, ask.aggregation, joined)
+            read_spans(row, piece, labels, ask.aggregation, joined, ignored=ask.ignored)
             for row, piece in zip(ran.rows, ran.pieces, strict=True)
         ]
         return _answer(served, ran, spans)
+
+    async def token_logits(self, ask: Tag) -> Answer[Row]:
+        """Return a tagger's own numbers: [tokens, labels] for each text, special tokens included."""
+        served = self._find(ask.terms.model, "token-classify")
+        ran = await self._run(served, self._texts(ask.inputs), ask.terms, "token logits", served.mark)
+        return _answer(served, ran, ran.rows)
 
     async def zero_shot(self, ask: ZeroShot) -> Answer[Row]:
         """Return how well each of the caller's labels fits each text: [labels] each, in the caller's order."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from inference.batcher import Batcher, BatcherStatistics, Observer
-from inference.checkpoint import Checkpoint, open_checkpoints
+from inference.checkpoint import Checkpoint, Pooling, open_checkpoints
 from inference.config import EngineConfig
 from inference.cost import CostModel
 from inference.device import Device, choose_dtype, open_device
@@ -56,6 +56,7 @@ class ServedModel:
     causal: bool = False
     labels: tuple[str, ...] = ()
     problem_type: ProblemType = "single_label_classification"
+    pooling: Pooling = "mean"
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
 
@@ -193,6 +194,7 @@ class Engine:
             causal=checkpoint.causal,
             labels=checkpoint.labels,
             problem_type=checkpoint.problem_type,
+            pooling=checkpoint.pooling,
             prompts=checkpoint.prompts,
             default_prompt=checkpoint.default_prompt,
         )

@@ -55,8 +55,16 @@ class _Piece:
     index: int
 
 
-def read_spans(logits: Row, marked: Marked, labels: Sequence[str], strategy: Aggregation, joined: Joined) -> list[Span]:
-    """Read logits [tokens, labels] of a text; `O` is left out. `joined` writes tokens as text again."""
+def read_spans(
+    logits: Row,
+    marked: Marked,
+    labels: Sequence[str],
+    strategy: Aggregation,
+    joined: Joined,
+    *,
+    ignored: Sequence[str] = ("O",),
+) -> list[Span]:
+    """Read logits [tokens, labels] of a text; what is ignored is left out. `joined` writes tokens as text again."""
     probabilities = softmax(logits)
     places = [place for place, special in enumerate(marked.special) if not special]
     by_token = strategy in ("none", "simple")
@@ -67,7 +75,7 @@ def read_spans(logits: Row, marked: Marked, labels: Sequence[str], strategy: Agg
         spans = [Span(p.label, p.score, p.word, p.start, p.end, p.index) for p in pieces]
     else:
         spans = [_span(group, joined) for group in _entities(pieces)]
-    return [span for span in spans if span.label != "O"]
+    return [span for span in spans if span.label not in ignored]
 
 
 def subwords(

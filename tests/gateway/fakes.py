@@ -24,33 +24,44 @@ from inference import CannotServe, Client, Dispatched, Limits, Report, ServedMod
 from inference.batcher import Batcher, BatcherStatistics
 from inference.cost import CostModel
 from inference.lane import Lane
-from inference.request import Batch, Call, Result, Row, RowFailed
+from inference.request import Batch, Call, Output, Request, Result, Row, RowFailed
 from inference.scheduler import Refused, Scheduler, Work
+from inference.task import Task, abilities
 
 MODEL = "tiny"
 HIDDEN = 384
 VOCABULARY = 120
 MAX_LENGTH = 16  # tokens, [CLS] and [SEP] included
+MASK = VOCABULARY - 1
+
+
+LABELS: Mapping[Task, tuple[str, ...]] = {
+    "rerank": ("LABEL_0",),
+    "classify": ("contradiction", "neutral", "entailment"),
+    "token-classify": ("O", "B-PER", "I-PER"),
+}
 
 
 def tokenizer_json() -> str:
-    """Words `w0` to `w115`, each one token, between [CLS] and [SEP]."""
-    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(VOCABULARY - 4))]
+    """Words `w0` to `w114`, each one token, between [CLS] and [SEP]; the last id is [MASK]."""
+    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(VOCABULARY - 5)), "[MASK]"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]", "[MASK]"])
     return tokenizer.to_str()
 
 
-def served(name: str = MODEL) -> ServedModel:
+def served(name: str = MODEL, task: Task = "embed", *, normalised: bool = True) -> ServedModel:
     """A model that is ready."""
+    labels = LABELS.get(task, ())
     return ServedModel(
         name=name,
-        task="embed",
-        abilities=("embed", "similarity"),
+        task=task,
+        abilities=abilities(task, labels),
         revision=None,
         dtype="float32",
         device="cpu",
@@ -58,23 +69,49 @@ def served(name: str = MODEL) -> ServedModel:
         hidden_size=HIDDEN,
         vocab_size=VOCABULARY,
         max_length=MAX_LENGTH,
-        normalised=True,
-        tokenizer=TokenizerFile(tokenizer_json(), MAX_LENGTH),
+        normalised=normalised,
+        tokenizer=TokenizerFile(tokenizer_json(), MAX_LENGTH, unknown="[UNK]", mask="[MASK]"),
         load_s=1.5,
         warm_up_s=2.5,
+        labels=labels,
+        problem_type="multi_label_classification" if task == "rerank" else "single_label_classification",
+        prompts={"query": "w7 "} if task == "embed" else {},
     )
 
 
+def numbers(ids: Sequence[int], width: int) -> Row:
+    """What the fake device makes of these token ids: others for other ids."""
+    return np.random.default_rng([len(ids), *ids]).standard_normal(width).astype(np.float32)
+
+
 def vector(ids: Sequence[int]) -> Row:
-    """What the fake device makes of these token ids: normalised, and another for other ids."""
-    row = np.random.default_rng([len(ids), *ids]).standard_normal(HIDDEN).astype(np.float32)
+    """An embedding: normalised."""
+    row = numbers(ids, HIDDEN)
     return row / np.linalg.norm(row)
 
 
-class FakeDevice:
-    """A runtime: one vector a sequence, once its gate is open; `fail` is raised instead, `bad` rows have failed."""
+def row(request: Request, labels: int, length: float) -> Row:
+    """The answer to a request, by what it asks for."""
+    ids = request.tokens.tolist()
+    masks = [place for place, id_ in enumerate(ids) if id_ == MASK]
+    answers: dict[Output, Callable[[], Row]] = {
+        "vector": lambda: vector(ids) * np.float32(length),
+        "raw vector": lambda: vector(ids) * np.float32(3),
+        "token vectors": lambda: np.stack([numbers([id_], HIDDEN) for id_ in ids]),
+        "logits": lambda: numbers(ids, labels),
+        "token logits": lambda: np.stack([numbers([id_], labels) for id_ in ids]),
+        "mask logits": lambda: np.stack([numbers([place, *ids], VOCABULARY) for place in masks]),
+        "term weights": lambda: np.maximum(numbers(ids, VOCABULARY) - 1, 0),
+    }
+    return answers[request.output]()
 
-    def __init__(self) -> None:
+
+class FakeDevice:
+    """A runtime: one row a sequence, once its gate is open; `fail` is raised instead, `bad` rows have failed."""
+
+    def __init__(self, tasks: Mapping[str, Task], length: float = 1.0) -> None:
+        self.tasks = tasks
+        self.length = length  # of vectors
         self.batches: list[Batch] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -88,17 +125,20 @@ class FakeDevice:
         assert self.gate.wait(30), "nobody opened the gate"
         if self.fail is not None:
             raise self.fail
-        return FakeDevice.Launched(batch, bad=self.bad)
+        labels = len(LABELS.get(self.tasks[batch.model], ()))
+        return FakeDevice.Launched(batch, labels, self.length, bad=self.bad)
 
     class Launched:
-        def __init__(self, batch: Batch, *, bad: bool) -> None:
+        def __init__(self, batch: Batch, labels: int, length: float, *, bad: bool) -> None:
             self._batch = batch
+            self._labels = labels
+            self._length = length
             self._bad = bad
 
         def wait(self) -> Sequence[Row | RowFailed]:
             if self._bad:
                 return [RowFailed("secret: row 0 is not finite") for _ in self._batch.entries]
-            return [vector(entry.request.tokens.tolist()) for entry in self._batch.entries]
+            return [row(entry.request, self._labels, self._length) for entry in self._batch.entries]
 
 
 class FakeEngine:
@@ -106,12 +146,16 @@ class FakeEngine:
 
     def __init__(
         self,
-        names: Sequence[str] = (MODEL,),
+        names: Sequence[str] | Mapping[str, Task] = (MODEL,),
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        normalised: bool = True,
     ) -> None:
         self.models: Mapping[str, ServedModel] = {}
-        self.device = FakeDevice()
+        self._names: Mapping[str, Task] = names if isinstance(names, Mapping) else dict.fromkeys(names, "embed")
+        self._normalised = normalised
+        self.device = FakeDevice(self._names, 1.0 if normalised else 3.0)
         self.limits = limits or Limits(max_batch_tokens=64)
         self.submitted: list[Call] = []
         self.cancelled = 0
@@ -124,7 +168,6 @@ class FakeEngine:
         self._changed = asyncio.Condition()
         self.observer: Callable[[Dispatched | Report], None] = lambda event: None
         self.clock = clock
-        self._names = names
         self._batcher: Batcher | None = None
 
     def load(self) -> None:
@@ -134,7 +177,7 @@ class FakeEngine:
         scheduler = Scheduler(self.limits, {name: Lane(True, CostModel()) for name in self._names})
         devices = {"cpu": dict.fromkeys(self._names, self.device)}
         self._batcher = Batcher(scheduler, devices, self.limits, clock=self.clock, observer=self.observer)
-        self.models = {name: served(name) for name in self._names}
+        self.models = {name: served(name, task, normalised=self._normalised) for name, task in self._names.items()}
 
     def start(self) -> None:
         self._running().start()
@@ -214,6 +257,10 @@ class Gateway:
     async def embed(self, body: object, **headers: str) -> httpx2.Response:
         """POST /v1/embeddings."""
         return await self.http.post("/v1/embeddings", json=body, headers=headers)
+
+    async def post(self, path: str, **body: object) -> httpx2.Response:
+        """POST a JSON object."""
+        return await self.http.post(path, json=body)
 
 
 def gateway(engine: FakeEngine | None = None, settings: Settings | None = None) -> Gateway:

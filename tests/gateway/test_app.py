@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from starlette.routing import Route
 
 from gateway.openai import EmbeddingsBody
 from tests.gateway.fakes import ready
@@ -15,7 +16,7 @@ EXTERNAL = re.compile(r"""(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}""")
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/v1", "/v1/", "/v1/embeddings/", "/v1/embedding", "/V1/embeddings", "/metrics", "/favicon.ico"),
+        *("/v1", "/v1/", "/v1/embeddings/", "/v1/embedding", "/V1/embeddings", "/metrics", "/favicon.ico"),
         *("/%00", "/v1/embeddings%00", "/..%2f..%2fetc/passwd", "/%F0%9F%92%A9", "/%FF"),
         *("/docs/assets", "/docs/assets/%00", "/docs/assets/../../app.py", "/docs/assets/..%2f..%2f__init__.py"),
         "/docs/assets/" + "x" * 5000,
@@ -41,6 +42,36 @@ async def test_an_unknown_method_is_answered_in_the_nested_shape(method: str) ->
     assert answer.status_code == 405
     assert answer.headers["allow"] == "POST"
     assert method == "HEAD" or answer.json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("method", "path", "status", "keys"),
+    [
+        ("GET", "/embed", 405, {"error", "error_type"}),
+        ("POST", "/embed_none", 404, {"error", "error_type"}),
+        ("GET", "/models/tiny", 405, {"error"}),
+        ("POST", "/models/a/b", 404, {"error"}),
+        ("GET", "/v1/rerank", 405, {"message", "detail"}),
+        ("GET", "/rerank", 405, {"message", "detail"}),  # of the two that have it, the first
+        ("PUT", "/v2/embed", 405, {"message"}),
+        ("GET", "/v2/embed/jobs", 404, {"message"}),
+        ("GET", "/score", 405, {"error"}),
+        ("GET", "/infinity/none", 404, {"error"}),
+        ("GET", "/v1/none", 404, {"error"}),
+        ("GET", "/", 405, {"error"}),
+    ],
+)
+async def test_an_unknown_call_is_answered_in_the_dialect_it_looks_like(
+    method: str, path: str, status: int, keys: set[str]
+) -> None:
+    async with ready() as subject:
+        answer = await subject.http.request(method, path)
+
+    assert answer.status_code == status
+    assert answer.json().keys() == keys
+    nested = isinstance(answer.json().get("error"), dict)
+    assert nested == (path in {"/score", "/infinity/none", "/v1/none"})
 
 
 @pytest.mark.anyio
@@ -84,6 +115,21 @@ async def test_the_openapi_document_describes_the_hot_routes_in_full() -> None:
     assert body["required"] == ["input"]
     assert body["properties"].keys() == set(EmbeddingsBody.__struct_fields__)
     assert {"200", "400", "404", "413", "415", "429", "500", "503", "504"} <= operation["responses"].keys()
+
+
+@pytest.mark.anyio
+async def test_the_openapi_document_has_every_route_and_says_where_a_body_decides() -> None:
+    async with ready() as subject:
+        document = (await subject.http.get("/openapi.json")).json()
+        served = {route.path for route in subject.app.routes if isinstance(route, Route)}
+
+    assert served - document["paths"].keys() == {"/livez", "/readyz", "/docs", "/redoc", "/openapi.json"}
+    assert document["paths"].keys() <= served
+    operation = document["paths"]["/rerank"]["post"]
+    bodies = operation["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert [body["$ref"].rpartition("/")[2] for body in bodies] == ["JinaBody", "gateway.tei_forms.RerankBody"]
+    assert {"400", "422", "424"} <= operation["responses"].keys()
+    assert [place["name"] for place in document["paths"]["/models/{name}"]["post"]["parameters"]] == ["name"]
 
 
 @pytest.mark.anyio

@@ -432,6 +432,7 @@ values: dict[str, st.SearchStrategy[object]] = {
     "cache-dir": st.sampled_from(["/tmp/cache", "~/cache", "cache"]),
     "log-level": st.sampled_from(["debug", "info", "warning", "error"]),
     "access-log": st.booleans(),
+    "url-prefix": st.sampled_from(["/", "/v1", "/a/b/"]),
     "model": st.lists(st.sampled_from(["a/b", "c=d", f"e/f@{COMMIT}", "/g/h/"]), unique=True, min_size=1),
 }
 
@@ -484,3 +485,16 @@ def test_each_key_is_one_line_of_the_usage_and_one_row_of_the_reference(name: st
     assert len(lines) == len(rows) == 1
     assert key.help in lines[0]
     assert rows[0].count("|") == 6
+
+
+@pytest.mark.parametrize(
+    ("told", "prefix"), [("/", ""), ("/v1", "/v1"), ("/v1/", "/v1"), ("/a/b", "/a/b"), ("/a.b-c_d~", "/a.b-c_d~")]
+)
+def test_a_prefix_is_a_path_without_its_last_slash(told: str, prefix: str) -> None:
+    assert load(["--url-prefix", told], {}).http.url_prefix == prefix
+
+
+@pytest.mark.parametrize("told", ["v1", "//", "/a//b", "/{name}", "/a b", "/ä", "/a?b", "/a#b", "http://a"])
+def test_what_is_no_prefix_is_refused(told: str) -> None:
+    with pytest.raises(SettingsError, match="a path such as"):
+        load(["--url-prefix", told], {})

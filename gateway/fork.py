@@ -1,0 +1,49 @@
+"""One path, two dialects: a field of the body says which of them is spoken."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_KEYS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Fork:
+    """An application that looks at the body, and hands the exchange over as if nobody had."""
+
+    def __init__(self, field: str, having: ASGIApp, lacking: ASGIApp, most_bytes: int) -> None:
+        """Take who answers bodies that have the field, and who answers all others; larger bodies are not looked at."""
+        self._field = field
+        self._having = having
+        self._lacking = lacking
+        self._most_bytes = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one exchange."""
+        read = await _read(receive, self._most_bytes)
+        body = b"".join(message.get("body", b"") for message in read)
+        again = iter(read)
+
+        async def receive_again() -> Message:
+            message = next(again, None)
+            return await receive() if message is None else message
+
+        await (self._having if self._has_field(body) else self._lacking)(scope, receive_again, send)
+
+    def _has_field(self, body: bytes) -> bool:
+        try:
+            return self._field in _KEYS.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
+
+
+async def _read(receive: Receive, most_bytes: int) -> Sequence[Message]:
+    """Take the messages of a body: all of them, or enough to see that it is too large."""
+    read: list[Message] = []
+    size, more = 0, True
+    while more and size <= most_bytes:
+        read.append(await receive())
+        size += len(read[-1].get("body", b""))
+        more = read[-1].get("more_body", False)
+    return read
