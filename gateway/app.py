@@ -1,6 +1,7 @@
 """The one place where the HTTP parts are joined."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -11,11 +12,11 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import __version__, openai
+from gateway import __version__, kserve, openai
 from gateway.call import Door
 from gateway.config import Settings
 from gateway.errors import Fault
@@ -25,16 +26,19 @@ from inference import Client
 
 _NO_TRACING = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
 _STATUSES = (400, 404, 413, 415, 429, 500, 503, 504)
+_DIALECTS = (openai, kserve)
 _REF = "#/components/schemas/{name}"
 
 
 def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics: Metrics) -> FastAPI:
     """Join routes, docs, errors and telemetry into one application."""
-    dialect = openai.OpenAI(Door(client, settings, metrics))
+    door = Door(client, settings, metrics)
+    tensors = kserve.KServe(door, settings, lifecycle, metrics)
+    routes = [*openai.OpenAI(door).routes(), *tensors.routes()]
     app = FastAPI(
         title="Headrace",
         version=__version__,
-        routes=[*dialect.routes(), *lifecycle.routes()],  # first and plain: the cheap path
+        routes=[*routes, *lifecycle.routes()],  # first and plain: the cheap path
         redirect_slashes=False,  # a redirect would repeat the Host header, which is the caller's text
         docs_url=None,
         redoc_url=None,
@@ -42,9 +46,9 @@ def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics
     )
     app.add_exception_handler(HTTPException, _unrouted)
     _add_docs(app)
-    document = _document(openai.SCHEMAS)
+    document = _document()
     app.openapi = lambda: document  # type: ignore[method-assign]
-    app.add_middleware(_HotPaths, dialect.routes())
+    app.add_middleware(_HotPaths, routes)
     app.add_middleware(Telemetry, metrics, access_log=settings.log.access, draining=lambda: lifecycle.draining)
     return app
 
@@ -54,11 +58,24 @@ class _HotPaths:
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
         self._rest = app
-        self._hot = {(method, route.path): route.app for route in routes for method in route.methods or ()}
+        plain = [route for route in routes if not route.param_convertors]
+        self._hot = {(method, route.path): route.app for route in plain for method in route.methods or ()}
+        self._named = [route for route in routes if route.param_convertors]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hot = self._hot.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        hot = self._find(scope) if scope["type"] == "http" else None
         await (hot or self._rest)(scope, receive, send)
+
+    def _find(self, scope: Scope) -> ASGIApp | None:
+        hot = self._hot.get((scope["method"], scope["path"]))
+        if hot is not None:
+            return hot
+        for route in self._named:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                return route.app
+        return None
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:
@@ -66,7 +83,8 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     exchange_of(request.scope).code = "not_found" if status == 404 else "method_not_allowed"  # noqa: PLR2004
     fault = Fault(status, exchange_of(request.scope).code, f"{request.method} is not served on this path; see /docs")
-    response = openai.render(fault)
+    render = kserve.render if f"{request.scope['path']}/".startswith("/v2/") else openai.render
+    response = render(fault)
     response.headers.update(getattr(error, "headers", None) or {})
     return response
 
@@ -100,30 +118,36 @@ def _page(page: HTMLResponse) -> Any:
     return show
 
 
-def _document(schemas: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+def _document() -> dict[str, Any]:
     """Write the OpenAPI document of the hot routes from the very types that parse them."""
-    operations = [operation for methods in schemas.values() for operation in methods.values()]
+    spoken = [(dialect, path, methods) for dialect in _DIALECTS for path, methods in dialect.SCHEMAS.items()]
+    operations = [operation for _, _, methods in spoken for operation in methods.values()]
     types = [operation[part] for operation in operations for part in ("body", "answer") if part in operation]
-    _, components = msgspec.json.schema_components([*types, openai.ErrorAnswer], ref_template=_REF)
+    types += [dialect.ErrorAnswer for dialect in _DIALECTS]
+    drawn, components = msgspec.json.schema_components(types, ref_template=_REF)
+    schemas = dict(zip(types, drawn, strict=True))
     paths = {
-        path: {method: _operation(operation) for method, operation in methods.items()}
-        for path, methods in schemas.items()
+        path: {method: _operation(path, operation, dialect.ErrorAnswer, schemas) for method, operation in each.items()}
+        for dialect, path, each in spoken
     }
     info = {"title": "Headrace", "version": __version__}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}
 
 
-def _operation(operation: dict[str, Any]) -> dict[str, Any]:
-    answers = {str(status): _content("Error", openai.ErrorAnswer) for status in _STATUSES}
+def _operation(path: str, operation: dict[str, Any], error: type, schemas: Mapping[Any, Any]) -> dict[str, Any]:
+    answers = {str(status): _content("Error", schemas[error]) for status in _STATUSES}
     documented: dict[str, Any] = {
         "summary": operation["summary"],
-        "responses": {"200": _content("Answer", operation["answer"]), **answers},
+        "responses": {"200": _content("Answer", schemas[operation["answer"]]), **answers},
     }
+    named = re.findall(r"{(\w+)}", path)
+    if named:
+        text = {"type": "string"}
+        documented["parameters"] = [{"name": name, "in": "path", "required": True, "schema": text} for name in named]
     if "body" in operation:
-        documented["requestBody"] = {"required": True, **_content("Body", operation["body"])}
+        documented["requestBody"] = {"required": True, **_content("Body", schemas[operation["body"]])}
     return documented
 
 
-def _content(description: str, kind: type) -> dict[str, Any]:
-    schema = {"$ref": _REF.format(name=kind.__name__)}
+def _content(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}

@@ -74,13 +74,17 @@ def parse(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as err:
-        where = _WHERE.search(str(err))
-        message = _WHERE.sub("", str(err))
-        named = _NAMED.search(message)
-        field = where[1] if where else named and named[1]
-        raise HttpFault(400, "invalid_request", message, field) from None
+        raise misfit(err) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise HttpFault(400, "invalid_json", f"the body is not JSON in UTF-8: {err}"[:200]) from None
+
+
+def misfit(err: msgspec.ValidationError) -> HttpFault:
+    """Say in a fault which field is of the wrong kind."""
+    where = _WHERE.search(str(err))
+    message = _WHERE.sub("", str(err))
+    named = _NAMED.search(message)
+    return HttpFault(400, "invalid_request", message, where[1] if where else named and named[1])
 
 
 def json_answer(content: Any, timings: CallTimings) -> Response:
@@ -113,14 +117,19 @@ async def read_json(request: Request, most: int) -> bytes:
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise HttpFault(415, "unsupported_media_type", f"send application/json, not {kind[:100]}", "Content-Type")
+    return await read_body(request, most)
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Read a body of at most so many bytes, counted as they arrive."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
-        raise _too_large(most)
+        raise too_large(most)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > most:
-            raise _too_large(most)
+            raise too_large(most)
     return bytes(body)
 
 
@@ -174,5 +183,6 @@ async def cancelled_when_gone(request: Request) -> AsyncIterator[None]:
         watch.cancel()
 
 
-def _too_large(most: int) -> HttpFault:
+def too_large(most: int) -> HttpFault:
+    """Return the fault of a body that is larger than so many bytes."""
     return HttpFault(413, "body_too_large", f"the body is larger than {most} bytes")

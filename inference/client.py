@@ -118,8 +118,8 @@ class Client:
         """Take a snapshot of the engine; None while starting."""
         return self._engine.statistics()
 
-    def model_for(self, name: str | None, ability: Ability) -> "ServedModel":
-        """Return the model that is meant, or the only one that can do this; raises InvalidRequest."""
+    def model_for(self, name: str | None, ability: Ability | None) -> "ServedModel":
+        """Return the model that is meant, or the only one that can do this (None: anything); raises InvalidRequest."""
         return self._find(name, ability).model
 
     def tokenize(self, name: str | None, texts: Sequence[str], *, special: bool = True) -> list[list[Token]]:
