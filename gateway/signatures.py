@@ -7,12 +7,13 @@ Token ids [n, tokens] come with a mask that says which of them are padding, and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from gateway.tensors import INTEGERS, Numbers, Tensor
-from inference import Inputs, InvalidRequest
+from inference import Inputs, InvalidRequest, Task
 
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
@@ -49,10 +50,15 @@ _ROW: Final = Slot("row", "INT32", (-1,))  # which input a found thing belongs t
 
 def signature(model: "ServedModel") -> Signature:
     """Return what this model takes and gives."""
-    labels = (-1, len(model.labels))
-    match model.task:
+    return _signature(model.task, model.hidden_size, len(model.labels))
+
+
+@cache
+def _signature(task: Task, hidden_size: int, label_count: int) -> Signature:
+    labels = (-1, label_count)
+    match task:
         case "embed":
-            return Signature((_MAYBE_TEXT, *_TOKENS), _floats(embedding=(-1, model.hidden_size)))
+            return Signature((_MAYBE_TEXT, *_TOKENS), _floats(embedding=(-1, hidden_size)))
         case "rerank":
             return Signature((Slot("query", "BYTES", (-1,)), _TEXT), _floats(score=(-1,), logit=(-1,)))
         case "classify":

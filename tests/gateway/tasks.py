@@ -31,12 +31,9 @@ class TaskEngine(FakeEngine):
         super().load()
         labels = LABELS.get(self._task, ())
         tokenizer = TokenizerFile(tokenizer_json(), MAX_LENGTH, mask=MASK)
-        self.models = {
-            name: replace(
-                served(name), task=self._task, abilities=abilities(self._task, labels), labels=labels, tokenizer=tokenizer
-            )
-            for name in self.models
-        }
+        can = abilities(self._task, labels)
+        model = replace(served(), task=self._task, abilities=can, labels=labels, tokenizer=tokenizer)
+        self.models = {model.name: model}
 
 
 class TaskDevice(FakeDevice):

@@ -82,7 +82,9 @@ async def test_the_header_says_where_the_json_ends(length: str) -> None:
         assert await status(subject, BODY, inference_header_content_length=length) == 200
 
 
-@pytest.mark.parametrize("length", ["", "-1", "1.0", "1e1", "x", "٣", str(len(BODY) + 1), str(len(BODY) - 1), "9" * 400])
+@pytest.mark.parametrize(
+    "length", ["", "-1", "1.0", "1e1", "x", "٣", str(len(BODY) + 1), str(len(BODY) - 1), "9" * 400]
+)
 async def test_a_header_that_cannot_be_is_refused(length: str) -> None:
     async with ready() as subject:
         answer = await subject.http.post(

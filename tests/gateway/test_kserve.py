@@ -2,6 +2,7 @@ import asyncio
 import gzip
 import json
 import struct
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from gateway.config import HttpConfig, Settings
-from inference import DeadlineExceeded, Overloaded, RuntimeFailed, Unavailable
+from inference import DeadlineExceeded, Dispatched, Overloaded, Report, RuntimeFailed, Unavailable
 from inference.labels import ranked, sigmoid, softmax
 from tests.gateway.fakes import HIDDEN, MODEL, VOCABULARY, FakeEngine, Gateway, gateway, ready, vector
 from tests.gateway.tasks import LABELS, MASK, MASK_ID, TaskEngine
@@ -498,11 +499,22 @@ async def test_health_follows_the_state_of_the_replica() -> None:
 
 
 async def test_statistics_count_calls_inferences_and_batches() -> None:
-    async with ready() as subject:
-        await infer(subject, text("w0", "w1"))
-        await infer(subject, text(""))
-        one = (await subject.http.get(f"/v2/models/{MODEL}/stats")).json()
-        everything = (await subject.http.get("/v2/models/stats")).json()
+    subject, reported = gateway(), threading.Event()
+    record = subject.engine.observer
+
+    def observe(event: Dispatched | Report) -> None:  # on the device's thread, after the answer has left it
+        record(event)
+        if isinstance(event, Report):
+            reported.set()
+
+    subject.engine.observer = observe
+    await subject.lifecycle.start()
+    await infer(subject, text("w0", "w1"))
+    await infer(subject, text(""))
+    assert await asyncio.to_thread(reported.wait, 30)
+    one = (await subject.http.get(f"/v2/models/{MODEL}/stats")).json()
+    everything = (await subject.http.get("/v2/models/stats")).json()
+    await subject.lifecycle.stop()
 
     (told,) = one["model_stats"]
     stats = told["inference_stats"]
@@ -605,4 +617,3 @@ async def test_calls_are_counted_under_the_route_and_not_under_its_text() -> Non
     labels = {"route": "/v2/models/{model}/infer", "model": MODEL, "outcome": "ok"}
     assert subject.metric("headrace_requests_total", **labels) == 1
     assert "nobody" not in subject.exposition()
-

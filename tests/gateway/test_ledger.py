@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import pytest
 
 from gateway.ledger import Ledger
@@ -31,11 +33,11 @@ def test_a_call_that_raises_has_failed_whether_or_not_the_engine_had_answered(an
     clock = FakeClock()
     ledger = Ledger(clock)
 
-    with pytest.raises(ValueError), ledger.call("m") as call:  # noqa: PT011
+    with suppress(ZeroDivisionError), ledger.call("m") as call:
         clock.now = 2.0
         if answered:
             call.answer(CallTimings(0.0, 0.0, 0.0))
-        raise ValueError
+        raise ZeroDivisionError
 
     told = ledger.account("m").told()
     assert told["fail"] == {"count": 1, "ns": 2_000_000_000}
