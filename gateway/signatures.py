@@ -84,7 +84,8 @@ def read_inputs(tensors: Mapping[str, Tensor], model: "ServedModel") -> Inputs:
         return _pairs(named, "query", "text")
     if "text_pair" in named:
         return _pairs(named, "text", "text_pair")
-    return Inputs(_column(named, "text"), "text")
+    texts = _column(named, "text")
+    return Inputs(texts, named["text"].name)
 
 
 def _named(tensors: Mapping[str, Tensor], signature: Signature) -> Mapping[str, Tensor]:
@@ -93,11 +94,11 @@ def _named(tensors: Mapping[str, Tensor], signature: Signature) -> Mapping[str, 
 
     The only text of a call is `text` under any name: KServe's own clients call it what they like.
     """
-    if len(tensors) == 1 and "query" not in (names := [slot.name for slot in signature.inputs]) and "text" in names:
-        (only,) = tensors.values()
-        if only.datatype == "BYTES":
-            return {"text": only}
     slots = {slot.name: slot for slot in signature.inputs}
+    if len(tensors) == 1 and "query" not in slots:
+        (only,) = tensors.values()
+        if only.datatype == "BYTES" and only.name not in slots:
+            return {"text": only}
     for name, tensor in tensors.items():
         if name not in slots:
             raise InvalidRequest(f"is no input of this model; it takes: {', '.join(slots)}", name)
@@ -113,7 +114,7 @@ def _column(tensors: Mapping[str, Tensor], name: str) -> list[str]:
     if tensor is None:
         raise InvalidRequest("is missing", name)
     if tensor.shape[1:] not in ((), (1,)) or not tensor.shape:
-        raise InvalidRequest(f"has the shape {list(tensor.shape)}; it must be [n] or [n, 1]", name)
+        raise InvalidRequest(f"has the shape {list(tensor.shape)}; it must be [n] or [n, 1]", tensor.name)
     return list(map(str, tensor.values))
 
 

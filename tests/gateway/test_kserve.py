@@ -164,6 +164,10 @@ IDS = whole("input_ids", [[W0, W1]])
         ([{**text("w0"), "shape": []}], "text: has the shape []"),
         ([{**text("w0"), "shape": [1, 1, 1]}], "text: has the shape [1, 1, 1]"),
         ([whole("text", [1])], "text: takes BYTES, not INT64"),
+        ([text("w0", "", name="input-0")], "input-0[1]: must not be empty"),
+        ([{**text("w0", name="args"), "shape": [1, 1, 1]}], "args: has the shape [1, 1, 1]"),
+        ([text("w0", name="input_ids")], "input_ids: takes INT64, not BYTES"),
+        ([whole("input-0", [1])], "input-0: is no input of this model"),
         ([{**text("w0"), "datatype": "FP32"}], "text: the datatype 'FP32' is not taken"),
         ([text("w0"), text("w0", name="other")], "other: is no input of this model; it takes: text, input_ids"),
         ([{**text("w0"), "parameters": {"shared_memory_region": "r"}}], "shared_memory_region"),
@@ -348,9 +352,11 @@ async def test_pairs_are_classified() -> None:
     async with ready(TaskEngine("classify")) as subject:
         answer = await infer(subject, text("w0"), text("w1", name="text_pair"), outputs=[{"name": "label"}])
         short = await infer(subject, text("w0", "w1"), text("w1", name="text_pair"))
+        alone = await infer(subject, text("w1", name="text_pair"))
 
     assert list(outputs(answer)) == ["label"]
     assert short.json()["error"] == "text_pair: has 1 rows, and text has 2"
+    assert alone.json()["error"] == "text: is missing"
 
 
 @pytest.mark.parametrize("most", [1, 2, 9])
