@@ -14,7 +14,7 @@ from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import __version__, cohere, huggingface, infinity, openai, rerank, tei, vllm
+from gateway import __version__, cohere, huggingface, infinity, kserve, openai, rerank, tei, vllm
 from gateway.call import Door
 from gateway.config import Settings
 from gateway.dialect import Dialect, Spoken
@@ -31,7 +31,7 @@ _FORKED = "/rerank"
 
 def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics: Metrics) -> FastAPI:
     """Join routes, docs, errors and telemetry into one application."""
-    spoken = _dialects(settings, Door(client, settings, metrics), lifecycle)
+    spoken = _dialects(settings, Door(client, settings, metrics), lifecycle, metrics)
     routes = _routes(spoken, settings.http.max_body_bytes)
     app = FastAPI(
         title="Headrace",
@@ -51,7 +51,7 @@ def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics
     return app
 
 
-def _dialects(settings: Settings, door: Door, lifecycle: Lifecycle) -> list[Spoken]:
+def _dialects(settings: Settings, door: Door, lifecycle: Lifecycle, metrics: Metrics) -> list[Spoken]:
     """Say which dialects are spoken, a line each; where two have the same path, the first one has it."""
     below = settings.http.url_prefix
     return [
@@ -61,6 +61,7 @@ def _dialects(settings: Settings, door: Door, lifecycle: Lifecycle) -> list[Spok
         Spoken(tei, tei.TEI(door, lifecycle).routes()),
         Spoken(cohere, cohere.Cohere(door).routes()),
         Spoken(vllm, vllm.VLLM(door).routes()),
+        Spoken(kserve, kserve.KServe(door, settings, lifecycle, metrics).routes()),
         Spoken(huggingface, huggingface.HuggingFace(door).routes()),
     ]
 

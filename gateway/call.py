@@ -81,13 +81,17 @@ def parse(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as err:
-        where = _WHERE.search(str(err))
-        message = _WHERE.sub("", str(err))
-        named = _NAMED.search(message)
-        field = where[1] if where else named and named[1]
-        raise HttpFault(400, "invalid_request", message, field) from None
+        raise misfit(err) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise HttpFault(400, "invalid_json", f"the body is not JSON in UTF-8: {err}"[:200]) from None
+
+
+def misfit(err: msgspec.ValidationError) -> HttpFault:
+    """Say in a fault which field is of the wrong kind."""
+    where = _WHERE.search(str(err))
+    message = _WHERE.sub("", str(err))
+    named = _NAMED.search(message)
+    return HttpFault(400, "invalid_request", message, where[1] if where else named and named[1])
 
 
 def json_answer(content: Any, timings: CallTimings) -> Response:
@@ -133,9 +137,14 @@ async def read_json(request: Request, most: int) -> bytes:
     if kind not in {None, _JSON} and _media_type(kind or "") != _JSON:
         told = _media_type(kind or "")[:100]
         raise HttpFault(415, "unsupported_media_type", f"send application/json, not {told}", "Content-Type")
+    return await read_body(request, most)
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Read a body of at most so many bytes, counted as they arrive."""
     declared = header(request.scope, b"content-length") or ""
     if declared.isdecimal() and int(declared) > most:
-        raise _too_large(most)
+        raise too_large(most)
     body = bytearray()
     more = True
     while more:
@@ -145,7 +154,7 @@ async def read_json(request: Request, most: int) -> bytes:
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > most:
-            raise _too_large(most)
+            raise too_large(most)
     return bytes(body)
 
 
@@ -229,5 +238,6 @@ def _media_type(told: str) -> str:
     return told.partition(";")[0].strip().lower()
 
 
-def _too_large(most: int) -> HttpFault:
+def too_large(most: int) -> HttpFault:
+    """Return the fault of a body that is larger than so many bytes."""
     return HttpFault(413, "body_too_large", f"the body is larger than {most} bytes")

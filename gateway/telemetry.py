@@ -170,6 +170,10 @@ class Metrics:
         self.load_s.labels(model.name).set(model.load_s)
         self.warm_up_s.labels(model.name).set(model.warm_up_s)
 
+    def sample(self, name: str, **labels: str) -> float:
+        """Return one sample, 0 when it was never moved; it reads all of them, so it is not for hot paths."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
     def engine_event(self, event: Dispatched | Report) -> None:
         """Record what the batcher reports; called on the device's thread."""
         batches = self._batches_of(event.model)
