@@ -29,7 +29,7 @@ from gateway.kserve_forms import (
     Ready,
     ServerMetadata,
 )
-from gateway.kserve_forms import ErrorAnswer as ErrorAnswer
+from gateway.kserve_forms import ErrorAnswer as ErrorAnswer  # noqa: PLC0414 - part of what a dialect gives
 from gateway.ledger import Ledger
 from gateway.lifecycle import Lifecycle
 from gateway.model_card import VERSION, config, metadata, statistics

@@ -44,7 +44,9 @@ def fuzz(url: str, examples: int) -> set[str]:
 
 def _informed(document: dict[str, Any]) -> dict[str, Any]:
     """Tell which models and tasks there are, as a caller would know: made-up ones are all answered alike."""
-    known = {"name": list(EVERY_TASK), "task": ["feature-extraction", "text-classification", "none"]}
+    names = list(EVERY_TASK)
+    tasks = ["feature-extraction", "text-classification", "none"]
+    known = {"name": names, "model": names, "version": ["1", "2"], "task": tasks}
     for methods in document["paths"].values():
         for operation in methods.values():
             for place in operation.get("parameters", ()):

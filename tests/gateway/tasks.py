@@ -8,7 +8,7 @@ from inference import TokenizerFile
 from inference.request import Batch, Output, Row
 from inference.task import Task, abilities
 from tests.fakes import Answer
-from tests.gateway.fakes import MAX_LENGTH, VOCABULARY, FakeDevice, FakeEngine, served, tokenizer_json, vector
+from tests.gateway.fakes import MAX_LENGTH, MODEL, VOCABULARY, FakeDevice, FakeEngine, served, tokenizer_json, vector
 
 MASK = "w9"
 MASK_ID = 13
@@ -40,7 +40,7 @@ class TaskDevice(FakeDevice):
     """A runtime that answers what is asked for."""
 
     def __init__(self, task: Task) -> None:
-        super().__init__()
+        super().__init__({MODEL: task})
         self._labels = len(LABELS.get(task, ()))
 
     def launch(self, batch: Batch) -> Answer:
