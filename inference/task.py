@@ -50,14 +50,11 @@ def find_task(name: str, config: Json, parts: Sequence[str], wanted: Task | None
     if ending == "" and re.search("For[A-Z]", architecture):
         raise CannotServe(f"model {name}: {architecture} has no task that this engine serves")
     can = possible_tasks(config)
-    if wanted is not None:
-        if wanted not in can and not parts:
-            raise CannotServe(f"model {name}: {architecture or 'it'} cannot {wanted}; it can: {', '.join(can)}")
-        return wanted
-    if "SpladePooling" in parts:
-        return "sparse"
-    if "Pooling" in parts:
-        return "embed"
+    by_parts: Task | None = "sparse" if "SpladePooling" in parts else "embed" if "Pooling" in parts else None
+    if wanted is not None and wanted not in (*can, by_parts):
+        raise CannotServe(f"model {name}: {architecture or 'it'} cannot {wanted}; it can: {', '.join(can)}")
+    if told := wanted or by_parts:
+        return told
     if is_causal(config):
         raise CannotServe(f"model {name}: {architecture} may embed or rerank: say which, with --task {name}=rerank")
     if ending == "ForSequenceClassification" and len(labels(config)) == 1 and problem_type(config) != "regression":

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from inference.checkpoint import Checkpoint, Dense, open_checkpoints, read_checkpoint
-from inference.config import EngineConfig, ModelSource
+from inference.config import EngineConfig, ForModel, ModelSource
 from inference.errors import CannotServe
 from inference.tokenizer import TextTokenizer
+from tests.architectures import build
 
 ST = "sentence_transformers.models."
 
@@ -251,6 +252,22 @@ def test_a_folder_that_is_not_there_is_named() -> None:
 
     with pytest.raises(CannotServe, match="/no/such/folder"):
         open_checkpoints(config)
+
+
+def test_a_task_that_is_told_beats_the_files(tmp_path: Path) -> None:
+    path = build("bert", "MaskedLM", tmp_path)
+    sources = (ModelSource("a", str(path)), ModelSource("b", str(path)), ModelSource("c", str(path), task="embed"))
+
+    opened = open_checkpoints(EngineConfig(models=sources, tasks=(ForModel("b", "sparse"),)))
+
+    assert [checkpoint.task for checkpoint in opened] == ["fill-mask", "sparse", "embed"]
+    assert opened[0].tasks == ("fill-mask", "sparse", "embed")
+
+
+@pytest.mark.usefixtures("minilm_path")
+def test_a_task_is_told_for_the_built_in_model_too() -> None:
+    with pytest.raises(CannotServe, match="BertModel cannot rerank; it can: embed"):
+        open_checkpoints(EngineConfig(tasks=(ForModel(None, "rerank"),)))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
