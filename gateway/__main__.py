@@ -11,6 +11,7 @@ usage: headrace COMMAND [--key VALUE ...]
 
   serve      serve models over HTTP; `headrace serve --help` lists every key
   profile    measure what the models can do on this device; takes the keys of serve
+  models     say what checkpoints are without serving them; `headrace models --help`
   settings   print the reference of all keys
 """
 
@@ -21,7 +22,12 @@ def main() -> int:
     share_one_heap()
     from gateway import commands  # noqa: PLC0415 - numpy and torch start threads when they are imported
 
-    known = {"serve": commands.serve, "profile": commands.profile, "settings": commands.print_settings}
+    known = {
+        "serve": commands.serve,
+        "profile": commands.profile,
+        "models": commands.models,
+        "settings": commands.print_settings,
+    }
     if name in known:
         return known[name](arguments)
     if name in {"-h", "--help"}:

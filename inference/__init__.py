@@ -30,8 +30,10 @@ if TYPE_CHECKING:
         ZeroShot,
     )
     from inference.batcher import BatcherStatistics, DeviceStatistics
+    from inference.card import Card, Loaded, read_card
+    from inference.checkpoint import Checkpoint, open_checkpoints
     from inference.client import Client
-    from inference.config import DeviceConfig, EngineConfig, ForModel, Limits, ModelSource, default_cache_dir
+    from inference.config import DeviceConfig, EngineConfig, ForModel, Limits, ModelSource, default_cache_dir, told_for
     from inference.engine import Engine, Progress, ServedModel
     from inference.errors import (
         CannotServe,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
         UnknownModel,
     )
     from inference.fetch import DEFAULT_MODEL
+    from inference.golden import Drift, compare, read_golden, read_inputs, record, write_golden
     from inference.heap import share_one_heap
     from inference.labels import ranked
     from inference.profile import Profile
@@ -76,12 +79,14 @@ _HOMES = {
         "Terms",
         "ZeroShot",
     ),
+    "card": ("Card", "Loaded", "read_card"),
+    "checkpoint": ("Checkpoint", "open_checkpoints"),
     "client": ("Client",),
     "labels": ("ranked",),
     "spans": ("Aggregation", "Span"),
     "task": ("TASKS", "Ability", "ProblemType", "Task"),
     "tokenizer": ("Token", "TokenizerFile", "Truncation"),
-    "config": ("DeviceConfig", "EngineConfig", "ForModel", "Limits", "ModelSource", "default_cache_dir"),
+    "config": ("DeviceConfig", "EngineConfig", "ForModel", "Limits", "ModelSource", "default_cache_dir", "told_for"),
     "engine": ("Engine", "Progress", "ServedModel"),
     "errors": (
         "CannotServe",
@@ -96,6 +101,7 @@ _HOMES = {
         "UnknownModel",
     ),
     "fetch": ("DEFAULT_MODEL",),
+    "golden": ("Drift", "compare", "read_golden", "read_inputs", "record", "write_golden"),
     "heap": ("share_one_heap",),
     "profile": ("Profile",),
     "request": ("Dispatched", "Report"),
@@ -111,6 +117,8 @@ __all__ = [
     "BatcherStatistics",
     "CallTimings",
     "CannotServe",
+    "Card",
+    "Checkpoint",
     "Classify",
     "Client",
     "DeadlineExceeded",
@@ -118,6 +126,7 @@ __all__ = [
     "DeviceLost",
     "DeviceStatistics",
     "Dispatched",
+    "Drift",
     "Embed",
     "Engine",
     "EngineConfig",
@@ -130,6 +139,7 @@ __all__ = [
     "InvalidRequest",
     "Item",
     "Limits",
+    "Loaded",
     "ModelSource",
     "OutOfMemory",
     "Overloaded",
@@ -155,9 +165,17 @@ __all__ = [
     "Unavailable",
     "UnknownModel",
     "ZeroShot",
+    "compare",
     "default_cache_dir",
+    "open_checkpoints",
     "ranked",
+    "read_card",
+    "read_golden",
+    "read_inputs",
+    "record",
     "share_one_heap",
+    "told_for",
+    "write_golden",
 ]
 
 

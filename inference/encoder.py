@@ -48,6 +48,7 @@ class Encoder:
         self._checkpoint = checkpoint
         self._device = device
         self._model = load_weights(checkpoint, device, dtype)
+        self.weight_bytes = sum(weight.nbytes for weight in (*self._model.parameters(), *self._model.buffers()))
         self._base: torch.nn.Module = self._model.base_model
         self._takes = {part: _parameters(part) for part in (self._model, self._base)}
         self._offset = position_offset(self._model)
