@@ -1,28 +1,35 @@
 """One function a command: takes its arguments, returns the exit code."""
 
+import argparse
 import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import uvloop
 from prometheus_client import start_http_server
 
 import inference
 from gateway import config, progress, server
 from gateway.app import create_app
+from gateway.cards import Page
 from gateway.config import Settings, SettingsError
 from gateway.lifecycle import Lifecycle
+from gateway.options import BOOLEAN, FLAGS
 from gateway.telemetry import Metrics
-from inference import CannotServe, Client, Limits
+from inference import CannotServe, Client, EngineConfig, InferenceError, Limits
 
 if TYPE_CHECKING:
     from inference import Profile
 
 _log = logging.getLogger(__name__)
 
+_DRIFTED = 1
 _MISUSED = 2
 
 
@@ -39,6 +46,12 @@ def fetch(arguments: Sequence[str]) -> int:
 def profile(arguments: Sequence[str]) -> int:
     """Load the models as `serve` would, and print what they can do on this device."""
     return _with_settings(arguments, _profile)
+
+
+def models(arguments: Sequence[str]) -> int:
+    """Say what checkpoints are, without serving them; 1: answers are not the golden ones, 2: one is refused."""
+    told, words = _models_flags().parse_known_args(arguments)
+    return _with_settings(list(_places_as_models(words)), lambda settings: _models(settings.engine, told))
 
 
 def print_settings(arguments: Sequence[str]) -> int:
@@ -89,6 +102,69 @@ def _profile_text(measured: "Profile", limits: Limits) -> str:
         for at in measured.capacities
     ]
     return "\n".join([head, *rows])
+
+
+def _models_flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "headrace models",
+        usage="%(prog)s [--card] [--json] [--golden FILE] [--record FILE] [--key VALUE] [[NAME=]PATH_OR_HUB_ID ...]",
+        description="Say what checkpoints are, without serving them; with none, the model that serve would take. "
+        "Takes the keys of serve, and compares with --golden FILE instead of refusing.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--card", action="store_true", help="load it as serve would, and say what it is then")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write its answers to the texts on standard input")
+    return parser
+
+
+def _places_as_models(words: Sequence[str]) -> Iterator[str]:
+    """Read a word that is no flag, nor a flag's value, as a model."""
+    is_value = False
+    for word in words:
+        is_flag = word.startswith("--")
+        yield word if is_flag or is_value else f"--model={word}"
+        is_value = word in FLAGS and FLAGS[word].kind is not BOOLEAN
+
+
+def _models(engine: EngineConfig, told: argparse.Namespace) -> int:
+    if told.record is not None and len(engine.models) > 1:
+        return _refuse("--record takes one model")
+    pages, code = [], 0
+    for one in [replace(engine, models=(source,)) for source in engine.models] or [engine]:
+        try:
+            page = _page(one, told)
+        except InferenceError as err:
+            code = _refuse(str(err))  # the greatest there is
+            continue
+        if not told.json:
+            print(page)
+        pages.append(page)
+        code = max(code, _DRIFTED if page.drifted else 0)
+    if told.json:
+        print(msgspec.json.format(msgspec.json.encode(pages), indent=2).decode())
+    return code
+
+
+def _page(config: EngineConfig, told: argparse.Namespace) -> Page:
+    [checkpoint] = inference.open_checkpoints(config)
+    card = inference.read_card(checkpoint)
+    path = inference.told_for(card.name, config.goldens)
+    golden = None if path is None else inference.read_golden(path)
+    inputs = None if told.record is None else inference.read_inputs(sys.stdin)
+    if not told.card and golden is None and inputs is None:
+        return Page(card)
+    with progress.shown() as step:
+        engine = inference.Engine(replace(config, goldens=()), progress=step)
+        engine.load()
+    loaded = engine.inspect(card.name) if told.card else None
+    if inputs is not None:
+        rows = engine.answers(card.name, inputs)
+        inference.write_golden(inference.record(card.name, card.revision, card.task, inputs, rows), told.record)
+    if golden is None:
+        return Page(card, loaded)
+    drifts = inference.compare(golden, card.name, card.task, engine.answers(card.name, golden.inputs))
+    return Page(card, loaded, tuple(drifts))
 
 
 def _serve(settings: Settings) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gateway.options import BOOLEAN, BY_NAME, FLAGS, KEYS, TOML_KEYS, VARIABLES, Key
-from inference import EngineConfig
+from inference import DEFAULT_MODEL, EngineConfig, ForModel
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,7 +31,8 @@ USAGE = "usage: headrace serve [--key VALUE | --key=VALUE | --switch | --no-swit
 PREFACE = """# Configuration
 
 A flag wins over its environment variable, a variable over the TOML file (`--config`), the file over the default.
-An empty variable counts as unset; several models are flags, a variable parted by commas, or a list; `--no-` negates.
+An empty variable counts as unset; several models (and what is told about them: task, golden) are flags, a variable
+parted by commas, or a list; `--no-` negates.
 Every mistake is reported at once, before anything starts. `headrace settings` prints this file.
 """
 
@@ -270,5 +271,20 @@ def _clashes(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
     if not http.allow_anonymous and not LOOPBACK.fullmatch(http.host):
         problem = "anyone who reaches the address could call"
         yield ("host", "allow-anonymous"), problem, "add --allow-anonymous or keep 127.0.0.1"
-    if len({model.name for model in models}) < len(models):
+    names = [model.name for model in models] or [DEFAULT_MODEL.name]
+    if len(set(names)) < len(names):
         yield ("model",), "two models of one name", "give one another name, NAME=..."
+    for key, told in (("task", settings.engine.tasks), ("golden", settings.engine.goldens)):
+        yield from (((key, "model"), *found) for found in _unclear(names, told))
+
+
+def _unclear(names: Sequence[str], all_told: Sequence[ForModel[object]]) -> Iterator[tuple[str, str]]:
+    """What is told about no served model, or not clearly about one, and the fix."""
+    for told in all_told:
+        if told.model is None and len(names) > 1:
+            yield "there are several models", f"say which is meant, {names[0]}=..."
+        if told.model is not None and told.model not in names:
+            yield f"no model {told.model} is served", f"name one of {', '.join(names)}"
+    meant = [told.model or names[0] for told in all_told]
+    if len(set(meant)) < len(meant):
+        yield "one model is told twice", "keep one of them"

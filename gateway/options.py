@@ -1,7 +1,7 @@
 """The table of settings: what each key is called, takes and means. Knows no source and reads nothing but paths."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -9,7 +9,7 @@ from os.path import exists, expanduser  # pathlib's raise where these just answe
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inference import ModelSource
+from inference import TASKS, ForModel, ModelSource, Task
 
 Number = TypeVar("Number", int, float)
 
@@ -103,6 +103,26 @@ def _model(text: str) -> ModelSource:
     return ModelSource(name, place, revision or None)
 
 
+def _task(text: str) -> ForModel[Task]:
+    name, named, task = text.rpartition("=")
+    known: dict[str, Task] = {each: each for each in TASKS}
+    if task not in known or (named and not MODEL_NAME.fullmatch(name)):
+        raise ValueError(text)
+    return ForModel(name or None, known[task])
+
+
+def _golden(text: str) -> ForModel[Path]:
+    """What exists on this disk is a file, whatever its name."""
+    name, named, place = text.partition("=") if not exists(expanduser(text)) else ("", "", text)
+    if named and not MODEL_NAME.fullmatch(name):
+        raise ValueError(text)
+    return ForModel(name or None, _path(place))
+
+
+def _show_told(all_told: Sequence[ForModel[object]]) -> str:
+    return ", ".join(f"{told.model or 'the model'}={told.value}" for told in all_told) or "none"
+
+
 def _words(*words: str) -> Kind:
     return Kind("WORD", f"one of {', '.join(words)}", partial(_matching, "|".join(words)))
 
@@ -153,10 +173,14 @@ MODEL = Kind(
     _model,
     show=lambda models: ", ".join(f"{model.name}={model.location}" for model in models) or "the built-in model",
 )
+TASK = Kind("TASK", f"`[NAME=]TASK`; TASK is one of {', '.join(TASKS)}", _task, show=_show_told)
+GOLDEN = Kind("FILE", "`[NAME=]FILE`", _golden, show=_show_told)
 
 KEYS = (
     Key("config", "", FILE, "TOML file with settings"),
     Key("model", "engine.models", MODEL, "Model to serve, as NAME or the last part of its path; repeatable", many=True),
+    Key("task", "engine.tasks", TASK, "What a model is to do, instead of what its files say; repeatable", many=True),
+    Key("golden", "engine.goldens", GOLDEN, "Answers a model must give, or it is not served; repeatable", many=True),
     Key("host", "http.host", HOST, "Address to listen on; any but a loopback one needs allow-anonymous"),
     Key("port", "http.port", PORT, "Port of the API; 0 takes any free one"),
     Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),

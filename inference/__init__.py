@@ -30,9 +30,10 @@ if TYPE_CHECKING:
         ZeroShot,
     )
     from inference.batcher import BatcherStatistics, DeviceStatistics
+    from inference.card import Card, Loaded, read_card
     from inference.checkpoint import Checkpoint, open_checkpoints
     from inference.client import Client
-    from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
+    from inference.config import DeviceConfig, EngineConfig, ForModel, Limits, ModelSource, default_cache_dir, told_for
     from inference.engine import Engine, Progress, ServedModel
     from inference.errors import (
         CannotServe,
@@ -46,16 +47,17 @@ if TYPE_CHECKING:
         Unavailable,
         UnknownModel,
     )
+    from inference.fetch import DEFAULT_MODEL
+    from inference.golden import Drift, compare, read_golden, read_inputs, record, write_golden
     from inference.heap import share_one_heap
     from inference.labels import ranked, sigmoid, softmax
     from inference.profile import Profile
     from inference.request import Dispatched, Report
     from inference.spans import Aggregation, Span
-    from inference.task import Ability, ProblemType, Task
+    from inference.task import TASKS, Ability, ProblemType, Task
     from inference.tokenizer import Text, Token, TokenizerFile, Truncation
 
 _HOMES = {
-    "batcher": ("BatcherStatistics", "DeviceStatistics"),
     "asks": (
         "Answer",
         "CallTimings",
@@ -76,14 +78,34 @@ _HOMES = {
         "Terms",
         "ZeroShot",
     ),
-    "checkpoint": ("Checkpoint", "open_checkpoints"),
+    "batcher": (
+        "BatcherStatistics",
+        "DeviceStatistics",
+    ),
+    "card": (
+        "Card",
+        "Loaded",
+        "read_card",
+    ),
+    "checkpoint": (
+        "Checkpoint",
+        "open_checkpoints",
+    ),
     "client": ("Client",),
-    "labels": ("ranked", "sigmoid", "softmax"),
-    "spans": ("Aggregation", "Span"),
-    "task": ("Ability", "ProblemType", "Task"),
-    "tokenizer": ("Text", "Token", "TokenizerFile", "Truncation"),
-    "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
-    "engine": ("Engine", "Progress", "ServedModel"),
+    "config": (
+        "DeviceConfig",
+        "EngineConfig",
+        "ForModel",
+        "Limits",
+        "ModelSource",
+        "default_cache_dir",
+        "told_for",
+    ),
+    "engine": (
+        "Engine",
+        "Progress",
+        "ServedModel",
+    ),
     "errors": (
         "CannotServe",
         "DeadlineExceeded",
@@ -96,19 +118,55 @@ _HOMES = {
         "Unavailable",
         "UnknownModel",
     ),
+    "fetch": ("DEFAULT_MODEL",),
+    "golden": (
+        "Drift",
+        "compare",
+        "read_golden",
+        "read_inputs",
+        "record",
+        "write_golden",
+    ),
     "heap": ("share_one_heap",),
+    "labels": (
+        "ranked",
+        "sigmoid",
+        "softmax",
+    ),
     "profile": ("Profile",),
-    "request": ("Dispatched", "Report"),
+    "request": (
+        "Dispatched",
+        "Report",
+    ),
+    "spans": (
+        "Aggregation",
+        "Span",
+    ),
+    "task": (
+        "Ability",
+        "ProblemType",
+        "TASKS",
+        "Task",
+    ),
+    "tokenizer": (
+        "Text",
+        "Token",
+        "TokenizerFile",
+        "Truncation",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "DEFAULT_MODEL",
+    "TASKS",
     "Ability",
     "Aggregation",
     "Answer",
     "BatcherStatistics",
     "CallTimings",
     "CannotServe",
+    "Card",
     "Checkpoint",
     "Classify",
     "Client",
@@ -117,17 +175,20 @@ __all__ = [
     "DeviceLost",
     "DeviceStatistics",
     "Dispatched",
+    "Drift",
     "Embed",
     "Engine",
     "EngineConfig",
     "Fill",
     "FillMask",
+    "ForModel",
     "InferenceError",
     "InputType",
     "Inputs",
     "InvalidRequest",
     "Item",
     "Limits",
+    "Loaded",
     "ModelSource",
     "OutOfMemory",
     "Overloaded",
@@ -154,12 +215,19 @@ __all__ = [
     "Unavailable",
     "UnknownModel",
     "ZeroShot",
+    "compare",
     "default_cache_dir",
     "open_checkpoints",
     "ranked",
+    "read_card",
+    "read_golden",
+    "read_inputs",
+    "record",
     "share_one_heap",
     "sigmoid",
     "softmax",
+    "told_for",
+    "write_golden",
 ]
 
 

@@ -1,12 +1,15 @@
 """The engine's settings as frozen groups, with their defaults. Whoever parses flags starts here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from inference.task import Task
 
 DType = Literal["auto", "float32", "float16", "bfloat16"]
+Told = TypeVar("Told")
+Told_co = TypeVar("Told_co", covariant=True)
 
 
 def default_cache_dir() -> Path:
@@ -22,6 +25,19 @@ class ModelSource:
     location: str
     revision: str | None = None
     task: Task | None = None  # None: as its own files say
+
+
+@dataclass(frozen=True, slots=True)
+class ForModel(Generic[Told_co]):
+    """What is told about one served model; `model` None: about the only one."""
+
+    model: str | None
+    value: Told_co
+
+
+def told_for(model: str, all_told: Sequence[ForModel[Told]]) -> Told | None:
+    """Return what is told about this model, or None."""
+    return next((told.value for told in all_told if told.model in (None, model)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +74,8 @@ class EngineConfig:
     """All that an engine needs to know."""
 
     models: tuple[ModelSource, ...] = ()  # empty: the built-in default model
+    tasks: tuple[ForModel[Task], ...] = ()  # instead of what a model's own files say
+    goldens: tuple[ForModel[Path], ...] = ()  # files of answers that a model must give before it is served
     device: DeviceConfig = DeviceConfig()
     limits: Limits = Limits()
     cache_dir: Path = field(default_factory=default_cache_dir)

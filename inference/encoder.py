@@ -23,7 +23,7 @@ from inference.packing import difference, layout, packed_as, position_offset, pr
 from inference.request import Batch, Output, Request, Row, RowFailed, Tokens
 from inference.task import Task
 from inference.tokenizer import Vocabulary
-from inference.weights import load_weights
+from inference.weights import load_dense, load_weights
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Encoder:
         self._checkpoint = checkpoint
         self._device = device
         self._model = load_weights(checkpoint, device, dtype)
+        self.weight_bytes = sum(weight.nbytes for weight in (*self._model.parameters(), *self._model.buffers()))
         self._base: torch.nn.Module = self._model.base_model
         self._takes = {part: _parameters(part) for part in (self._model, self._base)}
         self._offset = position_offset(self._model)
@@ -65,8 +66,9 @@ class Encoder:
 
     @property
     def hidden_size(self) -> int:
-        """Width of a hidden state."""
-        return int(self._model.config.hidden_size)
+        """Width of a vector that it answers: of a hidden state, or of the last layer behind the pooling."""
+        dense = self._checkpoint.dense if self.output == "vector" else ()
+        return dense[-1].outputs if dense else int(self._model.config.hidden_size)
 
     @property
     def vocab_size(self) -> int:
@@ -126,9 +128,10 @@ class Encoder:
         """Return a head an output; none if the model has to run whole. Raises CannotServe."""
         checkpoint = self._checkpoint
         if checkpoint.task == "embed":
+            dense = self._load_dense()
             return {
-                "vector": Pooled(checkpoint.pooling, checkpoint.normalise),
-                "raw vector": Pooled(checkpoint.pooling, normalise=False),
+                "vector": Pooled(checkpoint.pooling, checkpoint.normalise, dense),
+                "raw vector": Pooled(checkpoint.pooling, normalise=False, dense=dense),
                 "token vectors": TokenVectors(),
             }
         samples = self._asked(probes(self._model, [min(length, self.max_length) for length in (3, 8, 5)]))
@@ -143,6 +146,13 @@ class Encoder:
             self.padded_because = f"its own head cannot be run apart from it ({err})"
             return {}
         return {self.output: head, "token vectors": TokenVectors()}
+
+    def _load_dense(self) -> torch.nn.Module:
+        hidden, layers = int(self._model.config.hidden_size), self._checkpoint.dense
+        if layers and layers[0].inputs != hidden:
+            wanted = f"takes {layers[0].inputs} numbers, and the pooling gives {hidden}"
+            raise CannotServe(f"model {self._checkpoint.name}: its part {layers[0].folder.name} {wanted}")
+        return load_dense(self._checkpoint, self._device)
 
     def _alone(self, tokens: Tokens) -> Row:
         requests = self._asked([tokens])

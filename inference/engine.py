@@ -7,21 +7,27 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from inference.batcher import Batcher, BatcherStatistics, Observer
+from inference.card import Loaded
 from inference.checkpoint import Checkpoint, Pooling, open_checkpoints
-from inference.config import EngineConfig
+from inference.config import EngineConfig, told_for
 from inference.cost import CostModel
 from inference.device import Device, choose_dtype, open_device
 from inference.encoder import Encoder, load_encoder
 from inference.errors import CannotServe, DeviceLost, RuntimeFailed, Unavailable
+from inference.footprint import peak_bytes, resident_bytes
+from inference.golden import check, read_golden
+from inference.judge import question
 from inference.lane import Lane
-from inference.profile import Profile, measure, teach
-from inference.request import Call, Result
+from inference.profile import Profile, measure, rehearse, teach
+from inference.request import Call, Request, Result, Row
 from inference.scheduler import Refused, Scheduler, Work
 from inference.task import Ability, ProblemType, Task, abilities
-from inference.tokenizer import TokenizerFile, read_vocabulary
+from inference.tokenizer import Text, TextTokenizer, TokenizerFile, read_vocabulary
 
 _log = logging.getLogger(__name__)
 
+_FOOTPRINT_LENGTH: Final = 128  # tokens a text
+_FOOTPRINT_TOKENS: Final = 1024  # a batch, about
 _UNSET_MAX_LENGTH: Final = 1_000_000  # transformers says 1e30 where a tokenizer has no limit
 
 
@@ -46,7 +52,7 @@ class ServedModel:
     dtype: str
     device: str
     packed: bool
-    hidden_size: int
+    hidden_size: int  # width of a vector that it answers
     vocab_size: int
     max_length: int  # tokens, special tokens included
     normalised: bool
@@ -59,6 +65,7 @@ class ServedModel:
     pooling: Pooling = "mean"
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    padded_because: str | None = None  # None: packed
 
 
 class Engine:
@@ -115,6 +122,38 @@ class Engine:
             for name, (runtime, lane) in self._measurable.items()
         ]
 
+    def answers(self, model: str, inputs: Sequence[Text]) -> list[Row]:
+        """
+        Return a loaded model's main output for texts and pairs, each run alone (blocking; instead of `start`).
+
+        Raises CannotServe for an input that it cannot read, and what a runtime raises.
+        """
+        return _answers(self.models[model], self._measurable[model][0], inputs)
+
+    def inspect(self, model: str) -> Loaded:
+        """Say what a model turned out to be, and measure its memory (blocking; instead of `start`)."""
+        encoder, lane = self._measurable[model]
+        served = self.models[model]
+        process_bytes = resident_bytes()
+        length = min(_FOOTPRINT_LENGTH, served.max_length)
+        lengths = [length] * (_FOOTPRINT_TOKENS // length)
+        batch_bytes = peak_bytes(
+            lambda: rehearse(model, encoder.output, lengths, lane.shape(lengths), encoder), served.device
+        )
+        return Loaded(
+            packed=served.packed,
+            padded_because=served.padded_because,
+            dtype=served.dtype,
+            device=served.device,
+            hidden_size=served.hidden_size,
+            max_length=served.max_length,
+            load_s=served.load_s,
+            warm_up_s=served.warm_up_s,
+            weight_bytes=encoder.weight_bytes,
+            process_bytes=process_bytes,
+            bytes_per_token=batch_bytes / sum(lengths),
+        )
+
     def start(self) -> None:
         """Begin to serve, on the running event loop."""
         self._running().start()
@@ -164,6 +203,8 @@ class Engine:
         return self._batcher
 
     def _load(self, checkpoint: Checkpoint, device: Device, budget: int) -> tuple[ServedModel, Encoder, Lane]:
+        told = told_for(checkpoint.name, self._config.goldens)
+        golden = None if told is None else read_golden(told)
         self._progress(Progress(checkpoint.name, "load", 0, 1))
         started = self._clock()
         tokenizer = checkpoint.tokenizer()
@@ -197,7 +238,10 @@ class Engine:
             pooling=checkpoint.pooling,
             prompts=checkpoint.prompts,
             default_prompt=checkpoint.default_prompt,
+            padded_because=encoder.padded_because,
         )
+        if golden is not None:
+            check(golden, served.name, served.task, _answers(served, encoder, golden.inputs))
         return served, encoder, lane
 
     def _warm_up(self, name: str, encoder: Encoder, lane: Lane, budget: int) -> None:
@@ -208,6 +252,22 @@ class Engine:
             teach(name, encoder.output, lengths, encoder, lane)
         lane.cost.settle()
         self._progress(Progress(name, "warm up", len(plans), len(plans)))
+
+
+def _answers(served: ServedModel, encoder: Encoder, inputs: Sequence[Text]) -> list[Row]:
+    """Run each input alone, so that none of them changes how another is summed up."""
+    judges = served.causal and served.task == "rerank"
+    texts = [question(*text) if judges and isinstance(text, tuple) else text for text in inputs]
+    rows = []
+    for number, piece in enumerate(TextTokenizer(served.tokenizer, served.max_length).encode(texts), start=1):
+        if not 1 <= len(piece.ids) <= served.max_length:
+            wanted = f"{len(piece.ids)} tokens, and it reads 1 to {served.max_length}"
+            raise CannotServe(f"model {served.name}: case {number} has {wanted}")
+        [row] = encoder.rows([Request(served.name, piece.ids, piece.types, encoder.output)])
+        if row.size == 0:
+            raise CannotServe(f"model {served.name}: case {number} asks for nothing: it holds no mask")
+        rows.append(row)
+    return rows
 
 
 def _warm_up_plans(max_length: int, budget: int) -> list[list[int]]:

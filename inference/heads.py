@@ -43,14 +43,19 @@ class Head(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """One vector a sequence; `normalise` scales it to L2 length 1. Sums are taken in float32."""
+    """
+    One vector a sequence, through the layers behind the pooling; `normalise` scales it to L2 length 1.
+
+    Sums are taken in float32.
+    """
 
     pooling: Pooling
     normalise: bool
+    dense: Callable[[torch.Tensor], torch.Tensor] = torch.nn.Identity()  # noqa: RUF009 - has no state
 
     def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
-        """Return [sequences, hidden]."""
-        pooled = torch.cat([_pool(hidden, run, self.pooling) for run in runs])
+        """Return [sequences, width]: of the hidden states, or of the last layer."""
+        pooled = self.dense(torch.cat([_pool(hidden, run, self.pooling) for run in runs]))
         return Rows(F.normalize(pooled, dim=1) if self.normalise else pooled)
 
 

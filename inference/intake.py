@@ -11,6 +11,7 @@ import numpy as np
 from inference.asks import Inputs, InputType, size_of
 from inference.config import Limits
 from inference.errors import InvalidRequest
+from inference.judge import question
 from inference.request import Shape, Tokens
 from inference.spans import Marked
 from inference.tokenizer import Text, TextTokenizer, Tokenised, Truncation
@@ -24,13 +25,6 @@ _PROMPT_NAMES: Final[dict[InputType, tuple[str, ...]]] = {
     "query": ("query", "search_query"),
     "document": ("document", "passage", "search_document", "corpus"),
 }
-# The form that Qwen3 rerankers were trained on: a judge who answers yes or no.
-JUDGE: Final = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-    "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
-    "<Query>: {}\n<Document>: {}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-)
 
 Piece = TypeVar("Piece", Tokenised, Marked)
 
@@ -109,7 +103,7 @@ class Served:
     def _text(self, item: object) -> Text:
         if isinstance(item, tuple):
             first, second = item
-            return JUDGE.format(first, second) if self.model.causal else (first, second)
+            return question(first, second) if self.model.causal else (first, second)
         return str(item)
 
     def _checked(self, ids: object, inputs: Inputs, index: int) -> Tokenised:

@@ -49,18 +49,22 @@ def find_task(name: str, config: Json, parts: Sequence[str], wanted: Task | None
     ending = _ending(architecture)
     if ending == "" and re.search("For[A-Z]", architecture):
         raise CannotServe(f"model {name}: {architecture} has no task that this engine serves")
-    can = _KINDS[ending]
-    if wanted is not None:
-        if wanted not in can and not parts:
-            raise CannotServe(f"model {name}: {architecture or 'it'} cannot {wanted}; it can: {', '.join(can)}")
-        return wanted
-    if parts:
-        return "sparse" if "SpladePooling" in parts else "embed"
+    can = possible_tasks(config)
+    by_parts: Task | None = "sparse" if "SpladePooling" in parts else "embed" if "Pooling" in parts else None
+    if wanted is not None and wanted not in (*can, by_parts):
+        raise CannotServe(f"model {name}: {architecture or 'it'} cannot {wanted}; it can: {', '.join(can)}")
+    if told := wanted or by_parts:
+        return told
     if is_causal(config):
         raise CannotServe(f"model {name}: {architecture} may embed or rerank: say which, with --task {name}=rerank")
     if ending == "ForSequenceClassification" and len(labels(config)) == 1 and problem_type(config) != "regression":
         return "rerank"
     return can[0]
+
+
+def possible_tasks(config: Json) -> tuple[Task, ...]:
+    """Return what a model of this architecture may be told to do, its usual task first."""
+    return _KINDS[_ending(architecture_of(config))]
 
 
 def architecture_of(config: Json) -> str:

@@ -3,6 +3,8 @@
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -14,7 +16,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from inference.checkpoint import Checkpoint
+from inference.checkpoint import Checkpoint, Dense
 from inference.device import Device, model_edge
 from inference.errors import CannotServe, InferenceError
 
@@ -45,6 +47,25 @@ def load_weights(checkpoint: Checkpoint, device: Device, dtype: torch.dtype) -> 
     if loaded.config.pad_token_id is None:
         loaded.config.pad_token_id = 0  # heads that look for the last token refuse to run without one
     return loaded
+
+
+def load_dense(checkpoint: Checkpoint, device: Device) -> torch.nn.Sequential:
+    """Load the layers behind the pooling, in float32; none is the identity. Raises CannotServe."""
+    layers = [_layer(checkpoint.name, dense) for dense in checkpoint.dense]
+    return torch.nn.Sequential(*layers).eval().to(device.place)
+
+
+def _layer(name: str, dense: Dense) -> torch.nn.Sequential:
+    with torch.device("meta"):
+        linear = torch.nn.Linear(dense.inputs, dense.outputs, dense.bias)
+    file = dense.folder / "model.safetensors"
+    try:
+        weights = {key.removeprefix("linear."): weight.float() for key, weight in load_file(file).items()}
+        linear.load_state_dict(weights, assign=True)
+    except (OSError, SafetensorError, RuntimeError) as err:
+        reason = " ".join(str(err).split())
+        raise CannotServe(f"model {name}: {file} is not the layer that its config.json describes ({reason})") from err
+    return torch.nn.Sequential(linear, getattr(torch.nn, dense.activation)())
 
 
 def _class(checkpoint: Checkpoint) -> Any:

@@ -1,3 +1,6 @@
+import io
+import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,6 +11,7 @@ import pytest
 from gateway import __version__, commands
 from gateway.__main__ import main
 from gateway.config import KEYS
+from tests.architectures import build
 
 
 def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,6 +78,101 @@ def test_the_command_line_without_a_command_says_what_there_is(
     printed = capsys.readouterr()
     assert told == code
     assert said in (printed.err if code else printed.out)
+
+
+def test_models_are_told_without_serving_them(tiny_paths: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    code = commands.models([str(tiny_paths["bert"]), "--threads", "1", f"other={tiny_paths['roberta']}"])
+
+    first, other = capsys.readouterr().out.split("\nother\n")
+    assert code == 0
+    assert first.startswith("bert\n")
+    assert f"folder       {tiny_paths['bert']}\n" in first
+    assert "pooling      mean, then length 1\n" in first
+    assert "runs" not in first
+    assert f"folder       {tiny_paths['roberta']}\n" in other
+
+
+@pytest.mark.usefixtures("minilm_path")
+def test_without_a_place_it_is_the_model_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    code = commands.models([])
+
+    assert code == 0
+    assert capsys.readouterr().out.startswith("all-MiniLM-L6-v2\n")
+
+
+def test_a_task_is_told_to_models_as_to_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = commands.models(["--task", "sparse", "--json", str(build("bert", "MaskedLM", tmp_path))])
+
+    [page] = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert (page["card"]["task"], page["card"]["tasks"]) == ("sparse", ["fill-mask", "sparse", "embed"])
+    assert (page["loaded"], page["golden"]) == (None, [])
+
+
+def test_a_card_says_what_the_loaded_model_is(tiny_paths: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    code = commands.models(["--card", str(tiny_paths["mpnet"]), "--device=cpu"])
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "runs         padded, since its attention ignores the interface\n" in printed
+    assert "as           float32 on cpu, 128 tokens, width 64\n" in printed
+
+
+def test_a_place_that_is_refused_is_one_line_with_code_2_and_the_others_are_told(
+    tiny_paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unsafe = Path(shutil.copytree(tiny_paths["bert"], tmp_path / "unsafe"))
+    (unsafe / "pytorch_model.bin").write_bytes(b"")
+
+    code = commands.models([str(tmp_path / "none"), str(unsafe), str(tiny_paths["bert"])])
+
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert code == 2
+    assert [line.split(":")[:2] for line in lines] == [["headrace", " model none"], ["headrace", " model unsafe"]]
+    assert "pytorch_model.bin can run code" in lines[1]
+    assert printed.out.startswith("bert\n")
+
+
+def test_answers_are_recorded_and_compared(
+    tiny_paths: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, file = str(tiny_paths["bert"]), tmp_path / "golden.json"
+    monkeypatch.setattr(sys, "stdin", io.StringIO('"w1 w2"\n["w3", "w4 w5"]\n'))
+    recorded = commands.models([path, "--record", str(file)])
+    capsys.readouterr()
+
+    same = commands.models([path, "--golden", str(file)])
+    told = capsys.readouterr().out
+    document = json.loads(file.read_text())
+    document["cases"][1]["answer"].reverse()
+    file.write_text(json.dumps(document))
+    other = commands.models([path, "--golden", f"bert={file}"])
+
+    assert (recorded, same, other) == (0, 0, 1)
+    assert "golden       case 1: cosine 1, at least 0.9999: ok\n" in told
+    assert capsys.readouterr().out.splitlines()[-1].endswith("at least 0.9999: DRIFTED")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a/b", "c/d", "--record", "x.json"], "--record takes one model"),
+        (["a b"], "--model: 'a b' is not"),
+        (["--prot", "80"], "--prot: is not a setting"),
+        (["--golden", "x=y.json"], "no model x is served"),
+    ],
+)
+def test_what_models_cannot_take_is_told_with_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = commands.models(arguments)
+
+    assert code == 2
+    assert said in capsys.readouterr().err
 
 
 def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:

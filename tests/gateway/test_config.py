@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.config import Mistake, Settings, SettingsError, document, load, reference, usage
 from gateway.options import BOOLEAN, KEYS, Key
-from inference import EngineConfig, ModelSource
+from inference import EngineConfig, ForModel, ModelSource
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -229,6 +229,39 @@ def test_models_in_a_file_are_a_list_or_one_text(tmp_path: Path, text: str, name
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--task", "embed"], ForModel(None, "embed")),
+        (["--model", "a/b", "--task", "token-classify"], ForModel(None, "token-classify")),
+        (["--model", "a/b", "--model", "c/d", "--task", "d=rerank"], ForModel("d", "rerank")),
+    ],
+)
+def test_a_task_is_told_for_one_model_or_for_the_only_one(arguments: list[str], expected: ForModel[object]) -> None:
+    assert load(arguments, {}).engine.tasks == (expected,)
+
+
+def test_signs_in_the_name_of_a_golden_file_that_exists_are_part_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "a=b.json"
+    file.touch()
+
+    [alone] = load(["--golden", str(file)], {}).engine.goldens
+    [named] = load(["--model", "m=a/b", "--golden", f"m={file}"], {}).engine.goldens
+
+    assert alone == ForModel(None, file)
+    assert named == ForModel("m", file)
+
+
+@pytest.mark.parametrize("text", ["translate", "=embed", "m=", "a b=embed", "m=embed=x", "Embed"])
+def test_a_task_that_is_none_is_a_mistake(text: str) -> None:
+    assert "TASK is one of embed, rerank," in mistake("--task", text)
+
+
+@pytest.mark.parametrize("text", ["=x.json", "m=", "a b=x.json"])
+def test_a_golden_file_of_no_name_is_a_mistake(text: str) -> None:
+    assert "is not `[NAME=]FILE`" in mistake("--golden", text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         (["--prot", "80"], "--prot: is not a setting; did you mean --port?"),
         (["--drain_delay=1"], "--drain_delay: is not a setting; did you mean --drain-delay?"),
         (["serve"], "serve: is not a setting; see `headrace serve --help`"),
@@ -336,6 +369,21 @@ def test_a_file_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
             "--host: host 0.0.0.0, allow-anonymous false: anyone who reaches the address could call; add",
         ),
         (["--model=a/b", "--model=c/b"], "--model: model b=a/b, b=c/b: two models of one name;"),
+        (
+            ["--model=a/b", "--model=c/d", "--task=embed"],
+            "--task: task the model=embed, model b=a/b, d=c/d: there are several models; say which is meant, b=...",
+        ),
+        (["--model=a/b", "--task=c=embed"], "--task: task c=embed, model b=a/b: no model c is served; name one of b"),
+        (["--task=m=embed"], "--task: task m=embed, model the built-in model: no model m is served; name one of all-"),
+        (
+            ["--task=embed", "--task=rerank"],
+            "--task: task the model=embed, the model=rerank, model",
+        ),
+        (
+            ["--model=a/b", "--task=embed", "--task=b=rerank"],
+            "--task: task the model=embed, b=rerank, model b=a/b: one model is told twice; keep one of them",
+        ),
+        (["--golden=m=x.json"], "--golden: golden m=x.json, model the built-in model: no model m is served;"),
     ],
 )
 def test_values_that_do_not_fit_together_are_a_mistake(arguments: list[str], expected: str) -> None:
@@ -352,6 +400,7 @@ def test_values_that_do_not_fit_together_are_a_mistake(arguments: list[str], exp
         ["--host=::1"],
         ["--default-timeout-ms=5", "--max-timeout-ms=5"],
         ["--model=a/b", "--model=other=c/b"],
+        ["--model=a/b", "--model=other=c/b", "--task=b=embed", "--task=other=rerank", "--golden=b=x.json"],
     ],
 )
 def test_values_that_fit_together_are_taken(arguments: list[str]) -> None:
@@ -434,7 +483,14 @@ values: dict[str, st.SearchStrategy[object]] = {
     "access-log": st.booleans(),
     "url-prefix": st.sampled_from(["/", "/v1", "/a/b/"]),
     "model": st.lists(st.sampled_from(["a/b", "c=d", f"e/f@{COMMIT}", "/g/h/"]), unique=True, min_size=1),
+    "task": st.lists(st.sampled_from(["b=rerank", "c=embed", "f=sparse"]), unique=True, min_size=1),
+    "golden": st.lists(st.sampled_from(["b=b.json", "c=/c/d.json", "f=~/f"]), unique=True, min_size=1),
 }
+
+
+def with_told_models(chosen: dict[str, object]) -> dict[str, object]:
+    """What is told about models is about some that are served."""
+    return chosen | {"model": ["a/b", "c=d", "e/f"]} if {"task", "golden"} & chosen.keys() else chosen
 
 
 def texts(value: object) -> list[str]:
@@ -449,7 +505,7 @@ def toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else texts(value)[0]
 
 
-@given(st.fixed_dictionaries({}, optional=values))
+@given(st.fixed_dictionaries({}, optional=values).map(with_told_models))
 def test_settings_are_the_same_as_flags_as_variables_and_as_a_file(given_values: dict[str, object]) -> None:
     flags = [f"--{name}={text}" for name, value in given_values.items() for text in texts(value)]
     environment = {BY_NAME[name].variable: ",".join(texts(value)) for name, value in given_values.items()}

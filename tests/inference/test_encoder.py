@@ -179,3 +179,83 @@ def test_padding_ids_that_a_caller_sends_count_as_transformers_counts_them(
     answers = np.stack(encoder.launch(batch(sequences)).wait())
 
     assert_equal(answers, through_transformers(tiny_paths[architecture], sequences))
+
+
+def with_dense(path: Path, folder: Path, widths: list[int]) -> Path:
+    """Copy a model and put layers of these widths behind a mean pooling: tanh with a bias, then plain ones."""
+    kinds = ["Transformer", "Pooling", *["Dense"] * len(widths), "Normalize"]
+    parts = [{"type": f"sentence_transformers.models.{kind}", "path": f"{i}_{kind}"} for i, kind in enumerate(kinds)]
+    shutil.copytree(path, folder)
+    (folder / "modules.json").write_text(json.dumps(parts))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    chance, inputs = torch.Generator().manual_seed(0), 64
+    for place, outputs in enumerate(widths, start=2):
+        first = place == 2
+        weights = {"linear.weight": torch.randn(outputs, inputs, generator=chance)}
+        weights |= {"linear.bias": torch.randn(outputs, generator=chance)} if first else {}
+        activation = "activation.Tanh" if first else "linear.Identity"
+        config = {"in_features": inputs, "out_features": outputs, "bias": first}
+        config["activation_function"] = f"torch.nn.modules.{activation}"
+        (folder / f"{place}_Dense").mkdir()
+        (folder / f"{place}_Dense" / "config.json").write_text(json.dumps(config))
+        save_file(weights, folder / f"{place}_Dense" / "model.safetensors")
+        inputs = outputs
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["bert", "mpnet"])
+def test_layers_behind_the_pooling_answer_as_in_plain_torch(
+    tiny_paths: dict[str, Path], architecture: str, tmp_path: Path
+) -> None:
+    path = with_dense(tiny_paths[architecture], tmp_path / "dense", [96, 24])
+    first, last = (load_file(path / f"{place}_Dense" / "model.safetensors") for place in (2, 3))
+    model = AutoModel.from_pretrained(path, dtype=torch.float32).eval()
+    sequences = mixture(3, 60, VOCABULARY)
+    encoder = load(path)
+
+    answers = np.stack(encoder.launch(batch(sequences)).wait())
+
+    with torch.inference_mode():
+        hidden = [model(input_ids=torch.tensor(ids[None], dtype=torch.long)).last_hidden_state[0] for ids in sequences]
+        middle = torch.tanh(
+            torch.stack([states.mean(0) for states in hidden]) @ first["linear.weight"].T + first["linear.bias"]
+        )
+        expected = torch.nn.functional.normalize(middle @ last["linear.weight"].T)
+    assert encoder.hidden_size == 24
+    assert_equal(answers, expected.numpy())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"linear.weight": torch.zeros(96, 63), "linear.bias": torch.zeros(96)}, "size mismatch for weight"),
+        ({"linear.weight": torch.zeros(96, 64)}, 'Missing key.*"bias"'),
+        ({"linear.weight": torch.zeros(96, 64), "linear.bias": torch.zeros(96), "x": torch.zeros(1)}, "Unexpected key"),
+    ],
+)
+def test_a_layer_with_other_weights_than_it_says_is_refused(
+    tiny_paths: dict[str, Path], tmp_path: Path, change: dict[str, torch.Tensor], named: str
+) -> None:
+    path = with_dense(tiny_paths["bert"], tmp_path / "dense", [96])
+    save_file(change, path / "2_Dense" / "model.safetensors")
+
+    with pytest.raises(CannotServe, match=f"2_Dense.*{named}"):
+        load(path)
+
+
+def test_a_layer_without_weights_is_refused(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
+    path = with_dense(tiny_paths["bert"], tmp_path / "dense", [96])
+    (path / "2_Dense" / "model.safetensors").unlink()
+
+    with pytest.raises(CannotServe, match="2_Dense"):
+        load(path)
+
+
+def test_a_layer_that_does_not_fit_the_model_is_refused(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
+    path = with_dense(tiny_paths["bert"], tmp_path / "dense", [96])
+    config = path / "2_Dense" / "config.json"
+    config.write_text(config.read_text().replace('"in_features": 64', '"in_features": 48'))
+
+    with pytest.raises(CannotServe, match="its part 2_Dense takes 48 numbers, and the pooling gives 64"):
+        load(path)

@@ -1,13 +1,21 @@
 import asyncio
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from inference import CannotServe, DeviceConfig, Engine, EngineConfig, Limits, ModelSource, Progress
+from inference import CannotServe, DeviceConfig, Engine, EngineConfig, ForModel, Limits, ModelSource, Progress, Task
+from inference.golden import record, write_golden
+from inference.judge import question
 from inference.request import Call, Dispatched, Report, Request, packed_shape
 from inference.scheduler import Work
+from inference.tokenizer import TextTokenizer
+from tests.architectures import build
 
 pytestmark = pytest.mark.anyio
 
@@ -76,3 +84,101 @@ def test_a_device_that_is_not_there_is_one_clear_error() -> None:
 
     with pytest.raises(CannotServe, match="cuda:99"):
         engine.load()
+
+
+def with_golden(path: Path, file: Path) -> EngineConfig:
+    return replace(config(path), goldens=(ForModel(None, file),))
+
+
+def recorded(path: Path, file: Path, *, task: Task = "embed") -> Path:
+    """Write what this model says now."""
+    engine = Engine(config(path))
+    engine.load()
+    inputs = ["w1 w2 w3", ("w4 w5", "w6")]
+    write_golden(record(path.name, None, task, inputs, engine.answers(path.name, inputs)), file)
+    return file
+
+
+def test_a_model_that_gives_its_golden_answers_is_served(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
+    file = recorded(tiny_paths["bert"], tmp_path / "golden.json")
+    engine = Engine(with_golden(tiny_paths["bert"], file))
+
+    engine.load()
+
+    assert list(engine.models) == ["bert"]
+
+
+def test_a_revision_whose_answers_drift_is_not_served(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
+    file = recorded(tiny_paths["bert"], tmp_path / "golden.json")
+    other = Path(shutil.copytree(tiny_paths["bert"], tmp_path / "bert"))
+    weights = load_file(other / "model.safetensors")
+    weights["encoder.layer.1.output.dense.weight"] *= 1.2
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    engine = Engine(with_golden(other, file))
+
+    with pytest.raises(CannotServe, match=r"model bert: .* case [12]: cosine 0\.\d+, at least 0\.9999"):
+        engine.load()
+
+    assert engine.models == {}
+
+
+def test_golden_answers_of_another_task_are_refused_with_the_model(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
+    file = recorded(tiny_paths["bert"], tmp_path / "golden.json", task="sparse")
+
+    with pytest.raises(CannotServe, match="model bert: its golden answers are for the task sparse"):
+        Engine(with_golden(tiny_paths["bert"], file)).load()
+
+
+def test_a_golden_file_that_is_not_there_is_told_before_anything_is_loaded(
+    tiny_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    steps: list[Progress] = []
+
+    with pytest.raises(CannotServe, match="cannot be read"):
+        Engine(with_golden(tiny_paths["bert"], tmp_path / "none.json"), progress=steps.append).load()
+
+    assert steps == []
+
+
+def test_a_case_that_a_model_cannot_read_is_named(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
+    engine = Engine(config(tiny_paths["bert"], build("bert", "MaskedLM", tmp_path)))
+    engine.load()
+
+    with pytest.raises(CannotServe, match="case 2 has 202 tokens, and it reads 1 to 130"):
+        engine.answers("bert", ["w1", "w1 " * 200])
+    with pytest.raises(CannotServe, match="case 1 asks for nothing: it holds no mask"):
+        engine.answers("bert-MaskedLM", ["water"])
+
+
+def test_a_judge_is_asked_as_callers_ask_it(tmp_path: Path) -> None:
+    path = build("qwen3", "CausalLM", tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.add_tokens(["yes", "no"])
+    tokenizer.save_pretrained(path)
+    weights = AutoModelForCausalLM.from_pretrained(path)
+    weights.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    weights.save_pretrained(path)
+    engine = Engine(replace(config(path), tasks=(ForModel(None, "rerank"),)))
+    engine.load()
+    model = engine.models["qwen3-CausalLM"]
+    tokens = TextTokenizer(model.tokenizer, model.max_length).encode([question("a", "b")])[0].ids
+
+    with pytest.raises(CannotServe, match=f"case 1 has {len(tokens)} tokens, and it reads 1 to {model.max_length}"):
+        engine.answers(model.name, [("a", "b")])
+
+
+def test_a_loaded_model_is_inspected(tiny_paths: dict[str, Path]) -> None:
+    engine = Engine(config(tiny_paths["bert"], tiny_paths["mpnet"]))
+    engine.load()
+
+    packed, padded = engine.inspect("bert"), engine.inspect("mpnet")
+
+    parameters = sum(weight.numel() for weight in load_file(tiny_paths["bert"] / "model.safetensors").values())
+    assert (packed.packed, packed.padded_because) == (True, None)
+    assert not padded.packed
+    assert padded.padded_because == "its attention ignores the interface"
+    assert (packed.dtype, packed.device, packed.hidden_size, packed.max_length) == ("float32", "cpu", 64, 130)
+    assert packed.load_s > 0 and packed.warm_up_s > 0
+    assert packed.weight_bytes >= 4 * parameters
+    assert packed.process_bytes is None or packed.process_bytes > packed.weight_bytes
+    assert packed.bytes_per_token > 4 * (64 + 96)  # at the least a hidden state and what the feed-forward makes of it

@@ -31,6 +31,12 @@ def test_sentence_transformers_parts_say_it_first(parts: list[str], task: Task) 
     assert find_task("m", config("BertForMaskedLM"), parts, None) == task
 
 
+def test_parts_that_say_nothing_leave_it_to_the_architecture() -> None:
+    found = config("BertForSequenceClassification", id2label={"0": "LABEL_0"})
+
+    assert find_task("m", found, ["Transformer"], None) == "rerank"
+
+
 @pytest.mark.parametrize(
     ("architecture", "wanted"),
     [("BertForMaskedLM", "sparse"), ("Qwen3ForCausalLM", "rerank"), ("Qwen3ForCausalLM", "embed")],

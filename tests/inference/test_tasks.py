@@ -34,7 +34,7 @@ from inference import (
     ZeroShot,
     ranked,
 )
-from inference.intake import JUDGE
+from inference.judge import question
 from inference.spans import Aggregation
 from tests.architectures import build
 
@@ -59,7 +59,7 @@ DOCUMENTS = (
 async def serving(path: Path, task: Task | None = None) -> AsyncIterator[Client]:
     source = ModelSource("m", str(path), task=task)
     limits = Limits(latency_target_s=30.0, max_batch_tokens=256)  # small batches, so that the warm-up is short
-    client = Client(Engine(EngineConfig((source,), DeviceConfig("cpu"), limits)), limits)
+    client = Client(Engine(EngineConfig((source,), device=DeviceConfig("cpu"), limits=limits)), limits)
     await client.start()
     try:
         yield client
@@ -256,7 +256,7 @@ async def test_a_causal_model_judges_by_the_last_token(tmp_path: Path) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
     expected = []
     for query, document in pairs:
-        text = JUDGE.format(query, document)
+        text = question(query, document)
         with torch.inference_mode():
             last = model(torch.tensor([tokenizer(text)["input_ids"]])).logits[0, -1]
         expected.append(float(last[words["yes"]] - last[words["no"]]))
