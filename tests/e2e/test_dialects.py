@@ -4,11 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cohere
 import httpx2
 import numpy as np
+import openai
 import pytest
 import torch
 from huggingface_hub import InferenceClient
+from langchain_openai import OpenAIEmbeddings
+from pydantic import SecretStr
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from tests.architectures import build
@@ -39,9 +43,11 @@ def url(paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Ite
     """Where one process serves them all."""
     models = [word for name, path in paths.items() for word in ("--model", f"{name}={path}")]
     server = Headrace(tmp_path_factory.mktemp("served") / "log", "--no-access-log", "--threads", "1", *models)
-    yield server.url
-    server.process.kill()
-    server.process.wait()
+    try:
+        yield server.url
+    finally:
+        server.process.kill()
+        server.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +157,27 @@ def post(http: httpx2.Client, path: str, **body: object) -> Any:
     answer = http.post(path, json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+def test_the_clients_of_others_read_the_same_vectors(url: str, http: httpx2.Client) -> None:
+    expected = [item["embedding"] for item in post(http, "/v1/embeddings", input=OTHERS, model="minilm")["data"]]
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client:
+        official = [item.embedding for item in client.embeddings.create(model="minilm", input=OTHERS).data]
+    chained = OpenAIEmbeddings(
+        model="minilm", base_url=f"{url}/v1", api_key=SecretStr("x"), check_embedding_ctx_length=False
+    ).embed_documents(OTHERS)
+    with cohere.ClientV2("x", base_url=url) as coherent:
+        answer = coherent.embed(model="minilm", input_type="search_document", texts=OTHERS, embedding_types=["float"])
+
+    for vectors in (official, chained, answer.embeddings.float_):
+        np.testing.assert_allclose(np.float32(vectors), np.float32(expected), atol=1e-6)
+
+
+def test_coheres_client_ranks_as_the_model_does(url: str, paths: dict[str, Path]) -> None:
+    expected = [float(torch.sigmoid(logits(paths["judge"], TEXT, other))[0]) for other in OTHERS]
+
+    with cohere.ClientV2("x", base_url=url) as client:
+        found = client.rerank(model="judge", query=TEXT, documents=OTHERS)
+
+    scores = {item.index: item.relevance_score for item in found.results}
+    assert [scores[index] for index in range(len(OTHERS))] == pytest.approx(expected, abs=1e-5)
