@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from inference.batcher import BatcherStatistics, DeviceStatistics
     from inference.client import CallTimings, Client, Embed, Embeddings, Inputs
     from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
+    from inference.demand import Demand, DemandMeter
     from inference.engine import Engine, Progress, ServedModel
     from inference.errors import (
         CannotServe,
@@ -33,6 +34,7 @@ _HOMES = {
     "batcher": ("BatcherStatistics", "DeviceStatistics"),
     "client": ("CallTimings", "Client", "Embed", "Embeddings", "Inputs"),
     "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
+    "demand": ("Demand", "DemandMeter"),
     "engine": ("Engine", "Progress", "ServedModel"),
     "errors": (
         "CannotServe",
@@ -58,6 +60,8 @@ __all__ = [
     "CannotServe",
     "Client",
     "DeadlineExceeded",
+    "Demand",
+    "DemandMeter",
     "DeviceConfig",
     "DeviceLost",
     "DeviceStatistics",

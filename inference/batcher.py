@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from inference.config import Limits
+from inference.demand import Demand, DemandMeter
 from inference.errors import DeadlineExceeded, DeviceLost, InferenceError, Overloaded, RuntimeFailed, Unavailable
 from inference.reply import Pending
-from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Row, RowFailed, Timings
+from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Row, RowFailed, Shape, Timings
 from inference.reuse import Plan, Reuse, ReuseStatistics
 from inference.runtime import Runtime
 from inference.scheduler import Decision, DeviceState, Refused, Scheduler, SchedulerStatistics, Work
@@ -46,6 +47,7 @@ class BatcherStatistics:
     devices: tuple[DeviceStatistics, ...]
     in_flight: int  # calls admitted and not yet answered
     reuse: ReuseStatistics
+    demand: Demand
 
     @property
     def healthy(self) -> bool:
@@ -98,6 +100,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._lost: InferenceError | None = None
+        self._demand = DemandMeter(len(devices), limits.latency_target_s)
         self._reuse = Reuse(limits.cache_bytes, limits.quarantine_s, clock)
         self._pending: set[Pending] = set()
         self._dead = asyncio.Event()
@@ -130,7 +133,11 @@ class Batcher:
     def refusal(self, work: Work) -> Refused | None:
         """Say why such a call would be refused now, or None."""
         with self._changed:
-            return self._scheduler.refusal(work, self._clock())
+            now = self._clock()
+            refused = self._scheduler.refusal(work, now)
+            if refused is not None:  # what passes is counted when it is submitted
+                self._offered(work.model, work.likely or work.shape, now)
+            return refused
 
     @property
     def healthy(self) -> bool:
@@ -168,9 +175,9 @@ class Batcher:
         """Take a snapshot."""
         now = self._clock()
         with self._changed:
-            waiting = self._scheduler.statistics(now)
+            waiting, demand = self._scheduler.statistics(now), self._demand.read(now)
         devices = tuple(device.statistics(self._limits, now) for device in self._devices)
-        return BatcherStatistics(waiting, devices, len(self._pending), self._reuse.statistics())
+        return BatcherStatistics(waiting, devices, len(self._pending), self._reuse.statistics(), demand)
 
     def _admit(self, call: Call, pending: Pending, now: float) -> Plan:
         """Take a call in: seats in what is under way, entries for the rest; all of it under the lock, or nothing."""
@@ -182,12 +189,17 @@ class Batcher:
                 raise Unavailable("shutting down")
             plan = self._reuse.plan(call, keys, pending, self._scheduler.holds)
             entries = [Entry(flight.request, call, flight, now) for flight in plan.fresh]
+            self._offered(call.requests[0].model, sum((entry.shape for entry in entries), Shape()), now)
             refused = self._scheduler.add(entries, now) if entries else None
+            self._demand.hold(self._scheduler.in_flight_s(), now)
             if refused is not None:
                 raise Overloaded(refused.reason, refused.retry_after_s)
             self._reuse.begin(plan, entries, call.deadline)
             self._changed.notify_all()
         return plan
+
+    def _offered(self, model: str, work: Shape, now: float) -> None:
+        self._demand.offer(work.tokens, self._scheduler.price_s(model, work), now)
 
     def _forget(self, pending: Pending, unwanted: Sequence[Entry]) -> None:
         self._pending.discard(pending)
@@ -210,7 +222,9 @@ class Batcher:
         while (decision := self._next(device)) is not None:
             self._give_up(decision.expired)
             if decision.batch is not None:
+                taken = self._clock()
                 self._run(device, decision.batch)
+                self._demand_ran(decision.batch, taken)
 
     def _next(self, device: _DeviceThread) -> Decision | None:
         with self._changed:
@@ -222,6 +236,13 @@ class Batcher:
                 if self._closing:
                     return None
                 self._changed.wait(None if decision.wake_at is None else max(0.0, decision.wake_at - now))
+
+    def _demand_ran(self, batch: Batch, taken: float) -> None:
+        """Tell the meter how long the device was not free: the batch, its halves if it failed, and the way home."""
+        with self._changed:
+            now = self._clock()
+            self._demand.ran(batch.predicted_s, now - taken)
+            self._demand.hold(self._scheduler.in_flight_s(), now)
 
     def _run(self, device: _DeviceThread, batch: Batch) -> None:
         """Run a batch; of one that fails, its halves and theirs, until only the guilty have failed."""

@@ -161,8 +161,9 @@ class Client:
 
     def _first_gate(self, served: "_Served", ask: Embed, deadline: float) -> None:
         """Refuse by an estimate from the length of the text, before tokenising costs anything."""
-        estimate = served.estimate(ask.inputs)
-        refused = self._engine.refusal(Work(served.model.name, estimate, deadline, ask.caller, ask.priority))
+        likely = served.estimate(ask.inputs)
+        least = _half(likely) if isinstance(ask.inputs.items[0], str) else likely
+        refused = self._engine.refusal(Work(served.model.name, least, deadline, ask.caller, ask.priority, likely))
         if refused is not None:
             raise Overloaded(refused.reason, refused.retry_after_s)
 
@@ -187,21 +188,27 @@ class _Served:
     def __init__(self, model: "ServedModel") -> None:
         self.model = model
         self._tokenizer = TextTokenizer(model.tokenizer_json, model.max_length)
-        self._tokens_per_character = _FIRST_RATIO
+        self._tokens, self._characters = _FIRST_RATIO, 1.0  # fading sums
 
     def encode(self, texts: Sequence[str], truncate: bool) -> list[Tokens]:
         tokens = self._tokenizer.encode(texts, truncate=truncate)
-        ratio = sum(map(len, tokens)) / max(1, sum(map(len, texts)))
-        self._tokens_per_character += 0.01 * (ratio - self._tokens_per_character)
+        self._tokens += 0.01 * (sum(map(len, tokens)) - self._tokens)
+        self._characters += 0.01 * (sum(map(len, texts)) - self._characters)
         return tokens
 
     def estimate(self, inputs: Inputs) -> Shape:
-        """About half of what the inputs cost: the first gate must not refuse what the second would admit."""
+        """About what the inputs cost."""
         size = sum(map(len, inputs.items))
-        share = 0.5 * self._tokens_per_character if isinstance(inputs.items[0], str) else 1.0
+        share = self._tokens / self._characters if isinstance(inputs.items[0], str) else 1.0
         count = len(inputs.items)
         tokens = min(max(count, round(share * size)), count * self.model.max_length)
         return Shape(tokens, count, tokens * tokens // count)
+
+
+def _half(shape: Shape) -> Shape:
+    """What is asked of the first gate: it must not refuse what the second would admit."""
+    tokens = max(shape.sequences, shape.tokens // 2)
+    return Shape(tokens, shape.sequences, tokens * tokens // shape.sequences)
 
 
 def _check_items(inputs: Inputs, most: int) -> None:

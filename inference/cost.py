@@ -66,10 +66,13 @@ class CostModel:
         """Predict the device seconds of so much work when it runs in batches of so many tokens or seconds."""
         if shape.sequences == 0:
             return 0.0
-        base_s = self.curve.base_s
-        work_s = self.seconds(shape) - base_s
-        batches = max(shape.tokens / max_tokens, work_s / max(max_s - base_s, 1e-9))
-        return work_s + math.ceil(min(batches, shape.sequences)) * base_s
+        work_s = self.seconds(shape) - self.curve.base_s
+        return work_s + math.ceil(self._batches(shape, max_tokens, max_s)) * self.curve.base_s
+
+    def share_s(self, shape: Shape, max_tokens: float, max_s: float) -> float:
+        """Predict the device seconds of so much work as a part of endless work like it, in such batches."""
+        work_s = self.seconds(shape) - self.curve.base_s
+        return work_s + self._batches(shape, max_tokens, max_s) * self.curve.base_s
 
     def errors(self) -> tuple[float, float]:
         """Return the median and the 95th percentile of the last predictions' relative errors."""
@@ -91,6 +94,11 @@ class CostModel:
         """End warm-up: what was learned so far is never forgotten altogether, however one-sided the calls are."""
         self._anchor = [[_ANCHOR * value for value in row] for row in self._normal]
         self._anchor_moment = [_ANCHOR * value for value in self._moment]
+
+    def _batches(self, shape: Shape, max_tokens: float, max_s: float) -> float:
+        work_s = self.seconds(shape) - self.curve.base_s
+        batches = max(shape.tokens / max_tokens, work_s / max(max_s - self.curve.base_s, 1e-9))
+        return min(batches, shape.sequences)
 
     def _scale_guess(self, factor: float) -> None:
         """Keep the guess's proportions, at the speed of the first batch, for what no batch has told yet."""

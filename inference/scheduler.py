@@ -12,7 +12,7 @@ from itertools import accumulate, islice
 from typing import Final
 
 from inference.config import Limits
-from inference.cost import CostModel
+from inference.cost import CostModel, Curve
 from inference.request import Batch, Entry, Report, Shape, packed_shape, padded_shape
 from inference.waiting import Waiting
 
@@ -58,16 +58,18 @@ class Work:
     deadline: float  # seconds, engine clock
     caller: str = ""
     priority: int = 0
+    likely: Shape | None = None  # where `shape` is less than what is expected
 
 
 @dataclass(frozen=True, slots=True)
 class LaneStatistics:
-    """What waits for one model, and how well its cost is known."""
+    """What waits for one model, what its work costs, and how well that is known."""
 
     model: str
     entries: int
     tokens: int
     oldest_s: float
+    curve: Curve
     error_p50: float  # of predicted batch seconds, relative
     error_p95: float
 
@@ -96,8 +98,11 @@ class Lane:
 
     def seconds(self, work: Shape, limits: Limits) -> float:
         """Device seconds of so much work (unpadded) in full batches."""
-        padded = Shape(round(work.tokens * self.padding), work.sequences, work.squares)
-        return self.cost.backlog_s(padded, self.cap_tokens(limits), self.cap_s(limits))
+        return self.cost.backlog_s(self.padded(work), self.cap_tokens(limits), self.cap_s(limits))
+
+    def padded(self, work: Shape) -> Shape:
+        """So much work with the padding that it had lately."""
+        return Shape(round(work.tokens * self.padding), work.sequences, work.squares)
 
     def cap_tokens(self, limits: Limits) -> float:
         """The most tokens a batch may have."""
@@ -195,6 +200,16 @@ class Scheduler:
             lane.fits *= _CAP_GROWTH
         lane.cost.observe(batch.shape, report.device_s)
         lane.padding += 0.1 * (report.padded_tokens / report.tokens - lane.padding)
+
+    def price_s(self, model: str, work: Shape) -> float:
+        """Device seconds of so much work (unpadded) among much more like it: its part of full batches."""
+        lane = self._lanes[model]
+        return lane.cost.share_s(lane.padded(work), lane.cap_tokens(self._limits), lane.cap_s(self._limits))
+
+    def in_flight_s(self) -> float:
+        """Device seconds of all that waits and runs."""
+        running_s = sum(batch.predicted_s for batch in self._running)
+        return running_s + sum(self.price_s(model, lane.waiting.load) for model, lane in self._lanes.items())
 
     def cancel(self, entry: Entry) -> None:
         """Forget an entry if it still waits; one that runs is not stopped."""
@@ -334,5 +349,5 @@ def _share(load: Shape, tokens: int) -> Shape:
 def _lane_statistics(model: str, lane: Lane, now: float) -> LaneStatistics:
     oldest = lane.waiting.oldest
     oldest_s = 0.0 if oldest is None else now - oldest
-    p50, p95 = lane.cost.errors()
-    return LaneStatistics(model, len(lane.waiting), lane.waiting.load.tokens, oldest_s, p50, p95)
+    cost = lane.cost
+    return LaneStatistics(model, len(lane.waiting), lane.waiting.load.tokens, oldest_s, cost.curve, *cost.errors())

@@ -103,3 +103,33 @@ def test_calls_of_one_kind_do_not_make_it_forget_the_others() -> None:
 
     long = packed_shape([512])
     assert cost.seconds(long) == pytest.approx(truth(long), rel=0.5)
+
+
+@given(shapes, st.integers(1, 50))
+def test_a_share_of_endless_work_is_linear_and_never_dearer_than_the_work_alone(shape: Shape, times: int) -> None:
+    cost = taught()
+    many = Shape(times * shape.tokens, times * shape.sequences, times * shape.squares)
+
+    share_s = cost.share_s(shape, max_tokens=4096, max_s=0.1)
+
+    assert cost.share_s(many, max_tokens=4096, max_s=0.1) == pytest.approx(times * share_s)
+    assert share_s <= cost.backlog_s(shape, max_tokens=4096, max_s=0.1)
+
+
+def test_a_share_pays_its_part_of_the_base_of_full_batches() -> None:
+    cost = taught()
+    full = packed_shape([50] * 8)  # 400 tokens
+
+    share_s = cost.share_s(packed_shape([50]), max_tokens=400, max_s=1e3)
+
+    assert share_s == pytest.approx(cost.seconds(full) / 8)
+    assert cost.share_s(Shape(), max_tokens=400, max_s=1e3) == 0.0
+
+
+def taught() -> CostModel:
+    cost = CostModel()
+    for length in (4, 32, 128, 512):
+        for count in (1, 8, 30):
+            for _ in range(3):
+                cost.observe(packed_shape([length] * count), truth(packed_shape([length] * count)))
+    return cost
