@@ -5,10 +5,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks import goodput, idle, machine, policy, serving
+from benchmarks import autoscale, demand, goodput, idle, machine, policy, serving
 from benchmarks.results import Findings, publish
 
 NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
+    "autoscale": autoscale.run,
+    "demand": demand.run,
     "goodput": goodput.run,
     "idle": idle.run,
     "policy": policy.run,
@@ -24,7 +26,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="least length of one measurement [2]")
     told = parser.parse_args()
     if told.name is None:
-        modules = {"goodput": goodput, "idle": idle, "policy": policy, "serving": serving}
+        modules = {
+            "autoscale": autoscale,
+            "demand": demand,
+            "goodput": goodput,
+            "idle": idle,
+            "policy": policy,
+            "serving": serving,
+        }
         summaries = {name: module.__doc__ for name, module in modules.items()}
         for name, summary in summaries.items():
             sys.stdout.write(f"{name:10}{(summary or '').strip().splitlines()[0]}\n")

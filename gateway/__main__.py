@@ -10,7 +10,8 @@ USAGE = f"""headrace {__version__}: a high-throughput inference gateway
 usage: headrace COMMAND [--key VALUE ...]
 
   serve      serve models over HTTP; `headrace serve --help` lists every key
-  profile    measure what the models can do on this device; takes the keys of serve
+  profile    measure what the models can do on this device; takes the keys of serve and --output FILE
+  plan       recommend how to scale for a trace of arrivals; `headrace plan --help`
   settings   print the reference of all keys
 """
 
@@ -21,7 +22,12 @@ def main() -> int:
     share_one_heap()
     from gateway import commands  # noqa: PLC0415 - numpy and torch start threads when they are imported
 
-    known = {"serve": commands.serve, "profile": commands.profile, "settings": commands.print_settings}
+    known = {
+        "serve": commands.serve,
+        "profile": commands.profile,
+        "plan": commands.plan,
+        "settings": commands.print_settings,
+    }
     if name in known:
         return known[name](arguments)
     if name in {"-h", "--help"}:

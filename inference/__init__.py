@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from inference.batcher import BatcherStatistics, DeviceStatistics
     from inference.client import CallTimings, Client, Embed, Embeddings, Inputs
     from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
+    from inference.cost import CostModel
     from inference.demand import Demand, DemandMeter
     from inference.engine import Engine, Progress, ServedModel
     from inference.errors import (
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     )
     from inference.heap import share_one_heap
     from inference.profile import Profile
-    from inference.request import Dispatched, Report
+    from inference.request import Dispatched, Report, Shape
+    from inference.scheduler import Lane, Scheduler
 
 _HOMES = {
     "batcher": ("BatcherStatistics", "DeviceStatistics"),
     "client": ("CallTimings", "Client", "Embed", "Embeddings", "Inputs"),
     "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
+    "cost": ("CostModel",),
     "demand": ("Demand", "DemandMeter"),
     "engine": ("Engine", "Progress", "ServedModel"),
     "errors": (
@@ -50,7 +53,8 @@ _HOMES = {
     ),
     "heap": ("share_one_heap",),
     "profile": ("Profile",),
-    "request": ("Dispatched", "Report"),
+    "request": ("Dispatched", "Report", "Shape"),
+    "scheduler": ("Lane", "Scheduler"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -59,6 +63,7 @@ __all__ = [
     "CallTimings",
     "CannotServe",
     "Client",
+    "CostModel",
     "DeadlineExceeded",
     "Demand",
     "DemandMeter",
@@ -73,6 +78,7 @@ __all__ = [
     "InferenceError",
     "Inputs",
     "InvalidRequest",
+    "Lane",
     "Limits",
     "ModelSource",
     "OutOfMemory",
@@ -81,7 +87,9 @@ __all__ = [
     "Progress",
     "Report",
     "RuntimeFailed",
+    "Scheduler",
     "ServedModel",
+    "Shape",
     "Unavailable",
     "UnknownModel",
     "default_cache_dir",

@@ -1,11 +1,11 @@
 """
 How much work this replica is asked for, as a share of what it can do inside the latency target.
 
-    demand = max(offered, in flight)
+    demand = max(offered, min(in flight, 1.5))
     offered   = device seconds that callers asked for, per second there is; refused work counts
     in flight = device seconds of what is here, per latency target: 1 is a wait as long as the target
 
-Both are averages that fade over a window. They start at nothing and are linear in what came, so that the sum over
+Both are averages that fade over a window. Offered starts at nothing and is linear in what came, so that the sum over
 the replicas is what one replica would have read, wherever a balancer sent the calls. Work is counted at the price
 it has in full batches, times the pace: what such seconds took on the clock. Pure: time is an argument.
 """
@@ -14,8 +14,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-WINDOW_S: Final = 15.0
+WINDOW_S: Final = 15.0  # steady enough not to turn on chance, and no longer than scrape and autoscaler are late anyway
+_HERE_WINDOW_S: Final = 2.0  # a backlog is a fact at once; an average over less would be of single batches
 _PACE_WINDOW_S: Final = 30.0  # of busy time
+_QUEUE_COUNTS: Final = 1.5  # at most: how much is missing is told by what is offered, not by how long it has been
 _STALLED: Final = 4.0  # a batch counts for at most so many times its prediction, as in the cost model
 
 
@@ -30,7 +32,7 @@ class Demand:
     @property
     def ratio(self) -> float:
         """What an autoscaler adds up over the replicas."""
-        return max(self.offered, self.in_flight)
+        return max(self.offered, min(self.in_flight, _QUEUE_COUNTS))
 
 
 class DemandMeter:
@@ -78,8 +80,9 @@ class DemandMeter:
 
     def _fade(self, now: float) -> None:
         """Let time pass; a moment before the last one is taken for the last one."""
-        kept = math.exp(-max(0.0, now - self._moment) / self._window_s)
+        elapsed_s = max(0.0, now - self._moment)
+        kept = math.exp(-elapsed_s / self._window_s)
         self._offered_s *= kept
         self._offered_tokens *= kept
-        self._mean_here_s += (1.0 - kept) * (self._here_s - self._mean_here_s)
+        self._mean_here_s += (1.0 - math.exp(-elapsed_s / _HERE_WINDOW_S)) * (self._here_s - self._mean_here_s)
         self._moment = max(self._moment, now)

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from inference.config import Limits
 from inference.cost import Curve
 from inference.errors import InferenceError
 from inference.request import Batch, Call, Entry, Request, Result, Shape
@@ -32,6 +33,7 @@ class Profile:
 
     model: str
     curve: Curve
+    max_batch_tokens: int  # of this device
     error_p50: float  # of predicted seconds, relative, over batches not learned from
     error_p95: float
     capacities: tuple[Capacity, ...]
@@ -57,7 +59,7 @@ def rehearse(model: str, lengths: Sequence[int], shape: Shape, runtime: Runtime)
     return time.perf_counter() - started
 
 
-def measure(model: str, runtime: Runtime, lane: Lane, *, max_length: int, max_batch_s: float, rounds: int) -> Profile:
+def measure(model: str, runtime: Runtime, lane: Lane, limits: Limits, *, max_length: int, rounds: int) -> Profile:
     """Predict and run batches of random lengths, then learn from them: error first, curve after."""
     random = np.random.default_rng(0)
     errors = []
@@ -70,8 +72,8 @@ def measure(model: str, runtime: Runtime, lane: Lane, *, max_length: int, max_ba
         lane.cost.observe(shape, seconds)
     p50, p95 = np.percentile(errors, [50, 95])
     usable = [length for length in _LENGTHS if length <= max_length]
-    capacities = tuple(_capacity(lane, length, max_batch_s) for length in usable)
-    return Profile(model, lane.cost.curve, float(p50), float(p95), capacities)
+    capacities = tuple(_capacity(lane, length, limits.max_batch_s) for length in usable)
+    return Profile(model, lane.cost.curve, limits.max_batch_tokens, float(p50), float(p95), capacities)
 
 
 def _capacity(lane: Lane, length: int, max_batch_s: float) -> Capacity:

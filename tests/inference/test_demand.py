@@ -93,6 +93,11 @@ def test_the_ratio_is_the_larger_of_both() -> None:
     assert Demand(offered=0.9, in_flight=0.7, tokens_per_s=None).ratio == 0.9
 
 
+def test_a_long_queue_does_not_ask_for_more_than_half_as_much_again_and_what_is_offered_does() -> None:
+    assert Demand(offered=0.9, in_flight=30.0, tokens_per_s=None).ratio == 1.5
+    assert Demand(offered=4.0, in_flight=30.0, tokens_per_s=None).ratio == 4.0
+
+
 def test_work_that_takes_longer_than_predicted_is_more_work() -> None:
     subject = meter()
     subject.offer(100, 1.0, 0.0)
