@@ -31,11 +31,12 @@ _SHARED: Final = 0.5  # of the capacity, by one replica and by two
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """Mean readings, and the calls a second that were offered."""
+    """Mean readings, and the calls a second that were offered and answered."""
 
     offered: float
     in_flight: float
     rate: float
+    answers: float
 
 
 def run(rounds: int, seconds: float) -> Findings:
@@ -55,6 +56,7 @@ def run(rounds: int, seconds: float) -> Findings:
                 values.setdefault((_name(share), "offered / capacity"), []).append(told)
                 values.setdefault((_name(share), "offered-work term"), []).append(read.offered)
                 values.setdefault((_name(share), "in-flight term"), []).append(read.in_flight)
+                values.setdefault((_name(share), "answers per second"), []).append(read.answers)
             whole = asyncio.run(_offer([server], mix, _SHARED * capacity, seed=number))[0]
             with serving(callers_core, *_FLAGS) as other:
                 parts = asyncio.run(_offer([server, other], mix, _SHARED * capacity / 2, seed=number))
@@ -91,7 +93,8 @@ async def _offer_one(server: Server, mix: Sequence[str], rate: float, seed: int)
         await asyncio.sleep(WINDOW_S / _READINGS / 2)
     seen = await calls
     offered, in_flight = (mean(values) for values in zip(*readings, strict=True))
-    return _Read(offered, in_flight, sum(seen.statuses.values()) / length_s)
+    rate, answers = sum(seen.statuses.values()) / length_s, seen.statuses.get(200, 0) / length_s
+    return _Read(offered, in_flight, rate, answers)
 
 
 def _goals(values: dict[tuple[str, str], list[float]]) -> list[Goal]:
