@@ -11,7 +11,8 @@ usage: headrace COMMAND [--key VALUE ...]
 
   serve      serve models over HTTP; `headrace serve --help` lists every key
   fetch      bring those models into the cache, and end; takes the keys of serve
-  profile    measure what the models can do on this device; takes the keys of serve
+  profile    measure what the models can do on this device; takes the keys of serve and --output FILE
+  plan       recommend how to scale for a trace of arrivals; `headrace plan --help`
   settings   print the reference of all keys
 """
 
@@ -26,6 +27,7 @@ def main() -> int:
         "serve": commands.serve,
         "fetch": commands.fetch,
         "profile": commands.profile,
+        "plan": commands.plan,
         "settings": commands.print_settings,
     }
     if name in known:

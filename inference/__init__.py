@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from inference.checkpoint import Checkpoint, open_checkpoints
     from inference.client import Client
     from inference.config import DeviceConfig, EngineConfig, Limits, ModelSource, default_cache_dir
+    from inference.cost import CostModel
+    from inference.demand import Demand, DemandMeter
     from inference.engine import Engine, Progress, ServedModel
     from inference.errors import (
         CannotServe,
@@ -48,8 +50,10 @@ if TYPE_CHECKING:
     )
     from inference.heap import share_one_heap
     from inference.labels import ranked
+    from inference.lane import Lane
     from inference.profile import Profile
-    from inference.request import Dispatched, Report
+    from inference.request import Dispatched, Report, Shape
+    from inference.scheduler import Scheduler
     from inference.spans import Aggregation, Span
     from inference.task import Ability, ProblemType, Task
     from inference.tokenizer import Token, TokenizerFile, Truncation
@@ -79,10 +83,13 @@ _HOMES = {
     "checkpoint": ("Checkpoint", "open_checkpoints"),
     "client": ("Client",),
     "labels": ("ranked",),
+    "lane": ("Lane",),
     "spans": ("Aggregation", "Span"),
     "task": ("Ability", "ProblemType", "Task"),
     "tokenizer": ("Token", "TokenizerFile", "Truncation"),
     "config": ("DeviceConfig", "EngineConfig", "Limits", "ModelSource", "default_cache_dir"),
+    "cost": ("CostModel",),
+    "demand": ("Demand", "DemandMeter"),
     "engine": ("Engine", "Progress", "ServedModel"),
     "errors": (
         "CannotServe",
@@ -98,7 +105,8 @@ _HOMES = {
     ),
     "heap": ("share_one_heap",),
     "profile": ("Profile",),
-    "request": ("Dispatched", "Report"),
+    "request": ("Dispatched", "Report", "Shape"),
+    "scheduler": ("Scheduler",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -112,7 +120,10 @@ __all__ = [
     "Checkpoint",
     "Classify",
     "Client",
+    "CostModel",
     "DeadlineExceeded",
+    "Demand",
+    "DemandMeter",
     "DeviceConfig",
     "DeviceLost",
     "DeviceStatistics",
@@ -127,6 +138,7 @@ __all__ = [
     "Inputs",
     "InvalidRequest",
     "Item",
+    "Lane",
     "Limits",
     "ModelSource",
     "OutOfMemory",
@@ -138,8 +150,10 @@ __all__ = [
     "Report",
     "Rerank",
     "RuntimeFailed",
+    "Scheduler",
     "Scores",
     "ServedModel",
+    "Shape",
     "Similarity",
     "Span",
     "Sparse",
