@@ -5,10 +5,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks import goodput, idle, machine, overhead, policy, serving, tasks
+from benchmarks import autoscale, demand, goodput, idle, machine, overhead, policy, serving, tasks
 from benchmarks.results import Findings, publish
 
 NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
+    "autoscale": autoscale.run,
+    "demand": demand.run,
     "goodput": goodput.run,
     "idle": idle.run,
     "overhead": overhead.run,

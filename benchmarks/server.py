@@ -65,15 +65,23 @@ class Server(Process):
 
     def batches(self) -> Batches:
         """Read what ran from the server's metrics."""
-        _, text = _get(self._metrics_port, "/metrics")
-        samples = {
-            sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples
-        }
+        samples = self._samples()
         return Batches(
             samples.get("headrace_batch_size_count", 0.0),
             samples.get("headrace_batch_size_sum", 0.0),
             samples.get("headrace_batch_tokens_sum", 0.0),
         )
+
+    def demand(self) -> tuple[float, float]:
+        """Read the two terms of its demand: offered work, and work in flight."""
+        samples = self._samples()
+        return samples["headrace_offered_ratio"], samples["headrace_in_flight_ratio"]
+
+    def _samples(self) -> dict[str, float]:
+        _, text = _get(self._metrics_port, "/metrics")
+        return {
+            sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples
+        }
 
 
 @contextmanager

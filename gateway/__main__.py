@@ -11,8 +11,9 @@ usage: headrace COMMAND [--key VALUE ...]
 
   serve      serve models over HTTP; `headrace serve --help` lists every key
   fetch      bring those models into the cache, and end; takes the keys of serve
-  profile    measure what the models can do on this device; takes the keys of serve
+  profile    measure what the models can do on this device; takes the keys of serve and --output FILE
   models     say what checkpoints are without serving them; `headrace models --help`
+  plan       recommend how to scale for a trace of arrivals; `headrace plan --help`
   settings   print the reference of all keys
 """
 
@@ -28,6 +29,7 @@ def main() -> int:
         "fetch": commands.fetch,
         "profile": commands.profile,
         "models": commands.models,
+        "plan": commands.plan,
         "settings": commands.print_settings,
     }
     if name in known:

@@ -16,11 +16,13 @@ from prometheus_client import start_http_server
 
 import inference
 from gateway import config, progress, server
+from gateway import plan as planning
 from gateway.app import create_app
 from gateway.cards import Page
 from gateway.config import Settings, SettingsError
 from gateway.lifecycle import Lifecycle
 from gateway.options import BOOLEAN, FLAGS
+from gateway.plan import BadFile, Wish
 from gateway.telemetry import Metrics
 from inference import CannotServe, Client, EngineConfig, InferenceError, Limits
 
@@ -44,8 +46,32 @@ def fetch(arguments: Sequence[str]) -> int:
 
 
 def profile(arguments: Sequence[str]) -> int:
-    """Load the models as `serve` would, and print what they can do on this device."""
-    return _with_settings(arguments, _profile)
+    """Load the models as `serve` would, and print what they can do on this device; `--output FILE` keeps it as JSON."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output", type=Path)
+    told, keys = parser.parse_known_args(arguments)
+    return _with_settings(keys, lambda settings: _profile(settings, told.output))
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Recommend how a fleet should be scaled for a trace, by simulation; 1 where nothing keeps the target."""
+    told = _plan_flags().parse_args(arguments)
+    if not (told.target_ms > 0 and told.timeout_ms > 0 and told.start_s >= 0 and told.gpus > 0):
+        return _refuse("--target-ms, --timeout-ms and --gpus must be above 0, --start-s at least 0")
+    wish = Wish(told.target_ms / 1000, told.timeout_ms / 1000, told.start_s, told.gpus)
+    path: Path = told.trace
+    try:
+        arrivals = planning.read_trace(path.read_text(encoding="utf-8"))
+        path = told.profile
+        profile = planning.read_profile(path.read_text(encoding="utf-8"), told.model)
+        one = planning.replica(profile, arrivals.tokens, wish)
+    except OSError as err:
+        return _refuse(f"cannot read {path}: {err.strerror}")
+    except (UnicodeDecodeError, BadFile) as err:
+        return _refuse(f"{path}: {err}")
+    found = planning.recommend(one, arrivals.rates, wish)
+    print(planning.summary(found, wish))
+    return 0 if found.met else 1
 
 
 def models(arguments: Sequence[str]) -> int:
@@ -79,13 +105,32 @@ def _fetch(settings: Settings) -> int:
     return 0
 
 
-def _profile(settings: Settings) -> int:
+def _plan_flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("headrace plan", description=plan.__doc__, allow_abbrev=False)
+    parser.add_argument("--profile", type=Path, required=True, help="what `headrace profile --output` wrote")
+    parser.add_argument("--trace", type=Path, required=True, help="CSV: seconds,texts_per_second,tokens_per_text")
+    parser.add_argument("--target-ms", type=float, required=True, help="latency that callers should see")
+    parser.add_argument("--timeout-ms", type=float, default=1000, help="how long callers wait [%(default)s]")
+    parser.add_argument(
+        "--start-s", type=float, default=60, help="from a pod's creation to its first call [%(default)s]"
+    )
+    parser.add_argument("--gpus", type=int, default=100, help="GPUs there are, one a replica [%(default)s]")
+    parser.add_argument("--model", help="which of the profile's models, if there are several")
+    return parser
+
+
+def _profile(settings: Settings, output: Path | None) -> int:
     with progress.shown() as step:
         engine = inference.Engine(settings.engine, progress=step)
         engine.load()
         profiles = engine.profile()
     for measured in profiles:
         print(_profile_text(measured, settings.engine.limits))
+    try:
+        if output is not None:
+            output.write_bytes(msgspec.json.format(msgspec.json.encode(profiles)) + b"\n")
+    except OSError as err:
+        return _refuse(f"cannot write {output}: {err.strerror}")
     return 0
 
 

@@ -36,7 +36,7 @@ class Lifecycle:
         await self._client.start()
         for model in self._client.models.values():
             self._metrics.loaded(model)
-        self._metrics.watch(self._client.statistics)
+        self._metrics.watch(self._client.statistics, lambda: self.state == "ready" and self.healthy)
         self.state = "ready"
 
     def drain(self) -> None:

@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import __version__
-from inference import BatcherStatistics, CallTimings, Dispatched, Report
+from inference import BatcherStatistics, CallTimings, Demand, Dispatched, Report
 
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
@@ -36,6 +36,7 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _POWERS: Final = tuple(2.0**i for i in range(18))
 _NOT_RUN: Final = frozenset({429, 503, 504})
+_COST_OF: Final = ("batch", "token", "sequence", "squared_token")
 _OUTCOMES: Final = {429: "refused", 499: "cancelled", 504: "expired"}
 
 
@@ -188,9 +189,9 @@ class Metrics:
         batches.tokens.observe(event.tokens)
         batches.padding.observe(1 - event.tokens / event.padded_tokens)
 
-    def watch(self, statistics: Callable[[], BatcherStatistics | None]) -> None:
-        """Pull the queue's gauges from the engine whenever somebody scrapes."""
-        self.registry.register(_Waiting(statistics))
+    def watch(self, statistics: Callable[[], BatcherStatistics | None], ready: Callable[[], bool]) -> None:
+        """Pull the queue's gauges whenever somebody scrapes, and those of demand while `ready()`."""
+        self.registry.register(_Waiting(statistics, ready))
 
     def _bind_batches(self, model: str) -> "_Batches":
         metrics = (self.queue_s, self.device_s, self.batch_size, self.batch_tokens, self.padding)
@@ -209,8 +210,9 @@ class _Batches:
 
 
 class _Waiting(Collector):
-    def __init__(self, statistics: Callable[[], BatcherStatistics | None]) -> None:
+    def __init__(self, statistics: Callable[[], BatcherStatistics | None], ready: Callable[[], bool]) -> None:
         self._statistics = statistics
+        self._ready = ready
 
     def collect(self) -> Iterator[Metric]:
         entries = GaugeMetricFamily("headrace_waiting_entries", "Inputs that wait", labels=["model"])
@@ -219,6 +221,7 @@ class _Waiting(Collector):
         error = GaugeMetricFamily(
             "headrace_prediction_error_ratio", "Of predicted batch seconds", labels=["model", "quantile"]
         )
+        cost = GaugeMetricFamily("headrace_cost_seconds", "Fitted, for one more of each", labels=["model", "of"])
         reused = CounterMetricFamily("headrace_reused", "Inputs that needed no work of their own", labels=["how"])
         kept = GaugeMetricFamily("headrace_kept_bytes", "Finished answers that are kept")
         statistics = self._statistics()
@@ -228,12 +231,29 @@ class _Waiting(Collector):
         reused.add_metric(["kept"], statistics.reuse.kept)
         kept.add_metric([], statistics.reuse.kept_bytes)
         for lane in statistics.scheduler.lanes:
+            for of, seconds in zip(_COST_OF, astuple(lane.curve), strict=True):
+                cost.add_metric([lane.model, of], seconds)
             error.add_metric([lane.model, "0.5"], lane.error_p50)
             error.add_metric([lane.model, "0.95"], lane.error_p95)
             entries.add_metric([lane.model], lane.entries)
             tokens.add_metric([lane.model], lane.tokens)
             oldest.add_metric([lane.model], lane.oldest_s)
-        yield from (entries, tokens, oldest, error, reused, kept)
+        yield from (entries, tokens, oldest, cost, error, reused, kept)
+        if self._ready():
+            yield from _demand(statistics.demand)
+
+
+def _demand(demand: Demand) -> Iterator[Metric]:
+    """Only of a replica that takes calls: one that starts or drains would pull the sum down, or stay in it."""
+    gauges = {
+        "demand_ratio": ("The larger of offered and in flight: what to scale on, added up", demand.ratio),
+        "offered_ratio": ("Work asked for, refused work included, per capacity", demand.offered),
+        "in_flight_ratio": ("Work that waits and runs, per capacity and latency target", demand.in_flight),
+        "capacity_tokens_per_second": ("Of texts like the last ones, in full batches", demand.tokens_per_s),
+    }
+    for name, (text, value) in gauges.items():
+        if value is not None:
+            yield GaugeMetricFamily(f"headrace_{name}", text, value=value)
 
 
 def _request_id(scope: Scope) -> str:

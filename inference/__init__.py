@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from inference.checkpoint import Checkpoint, open_checkpoints
     from inference.client import Client
     from inference.config import DeviceConfig, EngineConfig, ForModel, Limits, ModelSource, default_cache_dir, told_for
+    from inference.cost import CostModel
+    from inference.demand import Demand, DemandMeter
     from inference.engine import Engine, Progress, ServedModel
     from inference.errors import (
         CannotServe,
@@ -51,8 +53,10 @@ if TYPE_CHECKING:
     from inference.golden import Drift, compare, read_golden, read_inputs, record, write_golden
     from inference.heap import share_one_heap
     from inference.labels import ranked, sigmoid, softmax
+    from inference.lane import Lane
     from inference.profile import Profile
-    from inference.request import Dispatched, Report
+    from inference.request import Dispatched, Report, Shape
+    from inference.scheduler import Scheduler
     from inference.spans import Aggregation, Span
     from inference.task import TASKS, Ability, ProblemType, Task
     from inference.tokenizer import Text, Token, TokenizerFile, Truncation
@@ -101,6 +105,11 @@ _HOMES = {
         "default_cache_dir",
         "told_for",
     ),
+    "cost": ("CostModel",),
+    "demand": (
+        "Demand",
+        "DemandMeter",
+    ),
     "engine": (
         "Engine",
         "Progress",
@@ -133,11 +142,14 @@ _HOMES = {
         "sigmoid",
         "softmax",
     ),
+    "lane": ("Lane",),
     "profile": ("Profile",),
     "request": (
         "Dispatched",
         "Report",
+        "Shape",
     ),
+    "scheduler": ("Scheduler",),
     "spans": (
         "Aggregation",
         "Span",
@@ -170,7 +182,10 @@ __all__ = [
     "Checkpoint",
     "Classify",
     "Client",
+    "CostModel",
     "DeadlineExceeded",
+    "Demand",
+    "DemandMeter",
     "DeviceConfig",
     "DeviceLost",
     "DeviceStatistics",
@@ -187,6 +202,7 @@ __all__ = [
     "Inputs",
     "InvalidRequest",
     "Item",
+    "Lane",
     "Limits",
     "Loaded",
     "ModelSource",
@@ -199,8 +215,10 @@ __all__ = [
     "Report",
     "Rerank",
     "RuntimeFailed",
+    "Scheduler",
     "Scores",
     "ServedModel",
+    "Shape",
     "Similarity",
     "Span",
     "Sparse",

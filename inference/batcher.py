@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from inference.config import Limits
+from inference.demand import Demand, DemandMeter
 from inference.errors import DeadlineExceeded, DeviceLost, InferenceError, Overloaded, RuntimeFailed, Unavailable
 from inference.reply import Pending
-from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Row, RowFailed, Timings
+from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Shape
 from inference.reuse import Plan, Reuse, ReuseStatistics
 from inference.runtime import Runtime
 from inference.scheduler import Decision, DeviceState, Refused, Scheduler, SchedulerStatistics, Work
+from inference.settlement import Settlement, settle, settlements
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class BatcherStatistics:
     devices: tuple[DeviceStatistics, ...]
     in_flight: int  # calls admitted and not yet answered
     reuse: ReuseStatistics
+    demand: Demand
 
     @property
     def healthy(self) -> bool:
@@ -76,9 +79,6 @@ class _DeviceThread:
         return since + max(limits.stuck_after_s, _STUCK_FACTOR * batch.predicted_s) - now
 
 
-Settlement = tuple[Entry, Result | InferenceError]
-
-
 class Batcher:
     """The in-process dynamic micro-batcher."""
 
@@ -99,6 +99,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._lost: DeviceLost | None = None
+        self._demand = DemandMeter(len(devices), limits.latency_target_s)
         self._reuse = Reuse(limits.cache_bytes, limits.quarantine_s, clock)
         self._pending: set[Pending] = set()
         self._dead = asyncio.Event()
@@ -132,7 +133,11 @@ class Batcher:
     def refusal(self, work: Work) -> Refused | None:
         """Say why such a call would be refused now, or None."""
         with self._changed:
-            return self._scheduler.refusal(work, self._clock())
+            now = self._clock()
+            refused = self._scheduler.refusal(work, now)
+            if refused is not None:  # what passes is counted when it is submitted
+                self._offered(work.model, work.likely or work.shape, now)
+            return refused
 
     @property
     def healthy(self) -> bool:
@@ -171,9 +176,9 @@ class Batcher:
         """Take a snapshot."""
         now = self._clock()
         with self._changed:
-            waiting = self._scheduler.statistics(now)
+            waiting, demand = self._scheduler.statistics(now), self._demand.read(now)
         devices = tuple(device.statistics(self._limits, now) for device in self._devices)
-        return BatcherStatistics(waiting, devices, len(self._pending), self._reuse.statistics())
+        return BatcherStatistics(waiting, devices, len(self._pending), self._reuse.statistics(), demand)
 
     def _admit(self, call: Call, pending: Pending, now: float) -> Plan:
         """Take a call in: seats in what is under way, entries for the rest; all of it under the lock, or nothing."""
@@ -185,13 +190,18 @@ class Batcher:
                 raise Unavailable("shutting down")
             plan = self._reuse.plan(call, keys, pending, self._scheduler.holds)
             entries = [Entry(flight.request, call, flight, now) for flight in plan.fresh]
+            self._offered(call.requests[0].model, sum((entry.shape for entry in entries), Shape()), now)
             refused = self._scheduler.add(entries, now) if entries else None
+            self._demand.hold(self._scheduler.in_flight_s(), now)
             if refused is not None:
                 raise Overloaded(refused.reason, refused.retry_after_s)
             self._scheduler.hasten(plan.joined(), call.deadline)
             self._reuse.begin(plan, entries, call.deadline)
             self._changed.notify_all()
         return plan
+
+    def _offered(self, model: str, work: Shape, now: float) -> None:
+        self._demand.offer(work.tokens, self._scheduler.price_s(model, work), now)
 
     def _forget(self, pending: Pending, unwanted: Sequence[Entry]) -> None:
         self._pending.discard(pending)
@@ -226,7 +236,9 @@ class Batcher:
         while (decision := self._next(device)) is not None:
             self._give_up(decision.expired)
             if decision.batch is not None:
+                taken = self._clock()
                 self._run(device, decision.batch)
+                self._demand_ran(decision.batch, taken)
 
     def _next(self, device: _DeviceThread) -> Decision | None:
         with self._changed:
@@ -238,6 +250,13 @@ class Batcher:
                 if self._closing:
                     return None
                 self._changed.wait(None if decision.wake_at is None else max(0.0, decision.wake_at - now))
+
+    def _demand_ran(self, batch: Batch, taken: float) -> None:
+        """Tell the meter how long the device was not free: the batch, its halves if it failed, and the way home."""
+        with self._changed:
+            now = self._clock()
+            self._demand.ran(batch.predicted_s, now - taken)
+            self._demand.hold(self._scheduler.in_flight_s(), now)
 
     def _run(self, device: _DeviceThread, batch: Batch) -> None:
         """Run a batch; of one that fails, its halves and theirs, until only the guilty have failed."""
@@ -270,7 +289,7 @@ class Batcher:
         device.running = None
         device.batches += 1
         if error is None:
-            self._deliver(_settlements(batch, outcomes, started, now))
+            self._deliver(settlements(batch, outcomes, started, now))
         report = _report(batch, now - started, error)
         with self._changed:
             self._scheduler.finished(batch, report, now)
@@ -281,9 +300,9 @@ class Batcher:
         error = DeadlineExceeded("the deadline passed while the call waited")
         self._deliver([(entry, error) for entry in late])
 
-    def _deliver(self, settlements: Sequence[Settlement]) -> None:
-        if settlements and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_settle, settlements)
+    def _deliver(self, settled: Sequence[Settlement]) -> None:
+        if settled and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(settle, settled)
 
     def _ended(self, device: _DeviceThread, error: BaseException | None) -> None:
         if error is None:
@@ -303,27 +322,6 @@ class Batcher:
     def _mourn(self, error: DeviceLost) -> None:
         self._dead.set()
         self.abandon(error)
-
-
-def _settle(settlements: Sequence[Settlement]) -> None:
-    for entry, outcome in settlements:
-        if isinstance(outcome, InferenceError):
-            entry.reply.fail(outcome)
-        else:
-            entry.reply.succeed(outcome)
-
-
-def _settlements(batch: Batch, outcomes: Sequence[Row | RowFailed], started: float, now: float) -> list[Settlement]:
-    return [
-        (entry, _outcome(outcome, Timings(started - entry.arrived, now - started)))
-        for entry, outcome in zip(batch.entries, outcomes, strict=True)
-    ]
-
-
-def _outcome(outcome: Row | RowFailed, timings: Timings) -> Result | InferenceError:
-    if isinstance(outcome, RowFailed):
-        return RuntimeFailed(outcome.reason)
-    return Result(outcome, timings)
 
 
 def _report(batch: Batch, device_s: float, error: InferenceError | None) -> Report:

@@ -259,7 +259,8 @@ class Client:
 
     def _first_gate(self, served: Served, inputs: Inputs, terms: Terms, deadline: float) -> None:
         """Refuse by an estimate from the length of the text, before tokenising costs anything."""
-        work = Work(served.model.name, served.estimate(inputs), deadline, terms.caller, terms.priority)
+        least, likely = served.least(inputs), served.likely(inputs)
+        work = Work(served.model.name, least, deadline, terms.caller, terms.priority, likely)
         refused = self._engine.refusal(work)
         if refused is not None:
             raise Overloaded(refused.reason, refused.retry_after_s)

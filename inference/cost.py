@@ -124,9 +124,9 @@ class Fit:
 class CostModel:
     """Predicts the seconds a batch takes, and the bytes where a device tells them; `observe` refines it."""
 
-    def __init__(self) -> None:
-        """Start with a guess: warm-up replaces it before the first call."""
-        self._time = Fit(_GUESS_S)
+    def __init__(self, curve: Curve | None = None) -> None:
+        """Start with a curve that was measured before, or with a guess: warm-up replaces it before the first call."""
+        self._time = Fit(_GUESS_S if curve is None else (curve.base_s, curve.token_s, curve.sequence_s, curve.square_s))
         self._memory = Fit(_GUESS_BYTES)
 
     @property
@@ -144,8 +144,13 @@ class CostModel:
             return 0.0
         base_s = self._time.coefficients[0]
         work_s = self.seconds(shape) - base_s
-        batches = max(shape.tokens / max_tokens, work_s / max(max_s - base_s, 1e-9))
-        return work_s + math.ceil(min(batches, shape.sequences)) * base_s
+        return work_s + math.ceil(self._batches(shape, work_s, max_tokens, max_s)) * base_s
+
+    def share_s(self, shape: Shape, max_tokens: float, max_s: float) -> float:
+        """Predict the device seconds of so much work as a part of endless work like it, in such batches."""
+        base_s = self._time.coefficients[0]
+        work_s = self.seconds(shape) - base_s
+        return work_s + self._batches(shape, work_s, max_tokens, max_s) * base_s
 
     def least_share(self) -> float:
         """Return the share of its predicted seconds that a batch takes at the least, by the p95 of the errors."""
@@ -171,6 +176,11 @@ class CostModel:
         """End warm-up: what was learned so far is never forgotten altogether, however one-sided the calls are."""
         self._time.settle()
         self._memory.settle()
+
+    def _batches(self, shape: Shape, work_s: float, max_tokens: float, max_s: float) -> float:
+        """How many batches so much work fills, which takes so long without their base."""
+        batches = max(shape.tokens / max_tokens, work_s / max(max_s - self._time.coefficients[0], 1e-9))
+        return min(batches, shape.sequences)
 
 
 def _features(shape: Shape) -> list[float]:

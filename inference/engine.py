@@ -86,6 +86,7 @@ class Engine:
         self._observer = observer
         self._progress = progress
         self._batcher: Batcher | None = None
+        self._limits = config.limits  # once loaded, with the device's own where they were left open
         self._measurable: Mapping[str, tuple[Encoder, Lane]] = {}
 
     def load(self) -> None:
@@ -103,20 +104,20 @@ class Engine:
         self._batcher = Batcher(
             Scheduler(limits, lanes), {device.name: runtimes}, limits, clock=self._clock, observer=self._observer
         )
+        self._limits = limits
         self._measurable = {name: (runtimes[name], lanes[name]) for name in models}
         self.models = models
 
     def profile(self, rounds: int = 60) -> list[Profile]:
         """Measure every loaded model on its device (blocking; instead of `start`, not beside it)."""
-        cap_s = self._config.limits.max_batch_s
         return [
             measure(
                 name,
                 runtime.output,
                 runtime,
                 lane,
+                self._limits,
                 max_length=self.models[name].max_length,
-                max_batch_s=cap_s,
                 rounds=rounds,
             )
             for name, (runtime, lane) in self._measurable.items()

@@ -36,7 +36,7 @@ class Served:
         """Take a model that is ready."""
         self.model = model
         self.tokenizer = TextTokenizer(model.tokenizer, model.max_length)
-        self._tokens_per_character = _FIRST_RATIO
+        self._tokens, self._characters = _FIRST_RATIO, 1.0  # fading sums
 
     def encode(self, inputs: Inputs, truncation: Truncation) -> list[Tokenised]:
         """Return tokens of every input; raises InvalidRequest."""
@@ -75,12 +75,13 @@ class Served:
             raise InvalidRequest("is no word that the model knows", f"targets[{index}]")
         return token
 
-    def estimate(self, inputs: Inputs) -> Shape:
+    def likely(self, inputs: Inputs) -> Shape:
+        """About what the inputs cost."""
+        return self._guess(inputs, self._tokens / self._characters)
+
+    def least(self, inputs: Inputs) -> Shape:
         """About half of what the inputs cost: the first gate must not refuse what the second would admit."""
-        first, count = inputs.items[0], len(inputs.items)
-        share = 0.5 * self._tokens_per_character if isinstance(first, str | tuple) else 1.0
-        tokens = min(max(count, round(share * inputs.size)), count * self.model.max_length)
-        return Shape(tokens, count, tokens * tokens // count)
+        return self._guess(inputs, 0.5 * self._tokens / self._characters)
 
     def prompted(self, inputs: Inputs, prompt_name: str | None, input_type: InputType | None) -> Inputs:
         """Put the prompt before each text; token ids stay as they are. Raises InvalidRequest for an unknown name."""
@@ -113,8 +114,15 @@ class Served:
             raise InvalidRequest(message, inputs.name(index))
         return Tokenised(array.astype(np.int32))
 
+    def _guess(self, inputs: Inputs, tokens_per_character: float) -> Shape:
+        first, count = inputs.items[0], len(inputs.items)
+        share = tokens_per_character if isinstance(first, str | tuple) else 1.0  # token ids are counted already
+        tokens = min(max(count, round(share * inputs.size)), count * self.model.max_length)
+        return Shape(tokens, count, tokens * tokens // count)
+
     def _learn(self, tokens: int, characters: int) -> None:
-        self._tokens_per_character += 0.01 * (tokens / max(1, characters) - self._tokens_per_character)
+        self._tokens += 0.01 * (tokens - self._tokens)
+        self._characters += 0.01 * (characters - self._characters)
 
 
 def check_items(inputs: Inputs, limits: Limits) -> None:

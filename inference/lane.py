@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from inference.config import Limits
-from inference.cost import CostModel
+from inference.cost import CostModel, Curve
 from inference.request import Batch, Report, Shape, packed_shape, padded_shape
 from inference.waiting import Waiting
 
@@ -21,12 +21,13 @@ _NEARLY_FULL: Final = 0.8
 
 @dataclass(frozen=True, slots=True)
 class LaneStatistics:
-    """What waits for one model, and how well its cost is known."""
+    """What waits for one model, what its work costs, and how well that is known."""
 
     model: str
     entries: int
     tokens: int
     oldest_s: float
+    curve: Curve
     error_p50: float  # of predicted batch seconds, relative
     error_p95: float
 
@@ -49,8 +50,11 @@ class Lane:
 
     def seconds(self, work: Shape, limits: Limits) -> float:
         """Device seconds of so much work (unpadded) in full batches."""
-        padded = Shape(round(work.tokens * self.padding), work.sequences, work.squares)
-        return self.cost.backlog_s(padded, self.cap_tokens(limits), self.cap_s(limits))
+        return self.cost.backlog_s(self._padded(work), self.cap_tokens(limits), self.cap_s(limits))
+
+    def price_s(self, work: Shape, limits: Limits) -> float:
+        """Device seconds of so much work (unpadded) among much more like it: its part of full batches."""
+        return self.cost.share_s(self._padded(work), self.cap_tokens(limits), self.cap_s(limits))
 
     def share(self, tokens: int) -> Shape:
         """So many tokens of what waits, with their part of its sequences and squares."""
@@ -98,5 +102,9 @@ class Lane:
         """Take a snapshot."""
         oldest = self.waiting.oldest
         oldest_s = 0.0 if oldest is None else now - oldest
-        p50, p95 = self.cost.errors()
-        return LaneStatistics(model, len(self.waiting), self.waiting.load.tokens, oldest_s, p50, p95)
+        cost = self.cost
+        return LaneStatistics(model, len(self.waiting), self.waiting.load.tokens, oldest_s, cost.curve, *cost.errors())
+
+    def _padded(self, work: Shape) -> Shape:
+        """So much work with the padding that it had lately."""
+        return Shape(round(work.tokens * self.padding), work.sequences, work.squares)

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from inference.config import Limits
 from inference.cost import Curve
 from inference.errors import InferenceError, OutOfMemory
 from inference.lane import Lane
@@ -32,6 +33,7 @@ class Profile:
 
     model: str
     curve: Curve
+    max_batch_tokens: int  # of this device
     error_p50: float  # of predicted seconds, relative, over batches not learned from
     error_p95: float
     capacities: tuple[Capacity, ...]
@@ -81,7 +83,7 @@ def _taught(model: str, output: Output, lengths: Sequence[int], runtime: Runtime
 
 
 def measure(
-    model: str, output: Output, runtime: Runtime, lane: Lane, *, max_length: int, max_batch_s: float, rounds: int
+    model: str, output: Output, runtime: Runtime, lane: Lane, limits: Limits, *, max_length: int, rounds: int
 ) -> Profile:
     """Predict and run batches of random lengths, then learn from them: error first, curve after."""
     random = np.random.default_rng(0)
@@ -95,8 +97,8 @@ def measure(
         lane.cost.observe(shape, seconds)
     p50, p95 = np.percentile(errors, [50, 95])
     usable = [length for length in _LENGTHS if length <= max_length]
-    capacities = tuple(_capacity(lane, length, max_batch_s) for length in usable)
-    return Profile(model, lane.cost.curve, float(p50), float(p95), capacities)
+    capacities = tuple(_capacity(lane, length, limits.max_batch_s) for length in usable)
+    return Profile(model, lane.cost.curve, limits.max_batch_tokens, float(p50), float(p95), capacities)
 
 
 def _capacity(lane: Lane, length: int, max_batch_s: float) -> Capacity:

@@ -54,6 +54,7 @@ class Work:
     deadline: float  # seconds, engine clock
     caller: str = ""
     priority: int = 0
+    likely: Shape | None = None  # where `shape` is less than what is expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,15 @@ class Scheduler:
         if report.error is None or len(batch.entries) == 1:
             self._held.difference_update(batch.entries)
         lane.learn(batch, report, self._limits)
+
+    def price_s(self, model: str, work: Shape) -> float:
+        """Device seconds of so much work (unpadded) among much more like it: its part of full batches."""
+        return self._lanes[model].price_s(work, self._limits)
+
+    def in_flight_s(self) -> float:
+        """Device seconds of all that waits and runs."""
+        running_s = sum(batch.predicted_s for batch in self._running)
+        return running_s + sum(lane.price_s(lane.waiting.load, self._limits) for lane in self._lanes.values())
 
     def cancel(self, entry: Entry) -> None:
         """Forget an entry; one that runs is not stopped, but not run again either."""

@@ -4,6 +4,7 @@ from tests.controls.guard import Guard
 
 BATCHER = "inference/batcher.py"
 REPLY = "inference/reply.py"
+SETTLEMENT = "inference/settlement.py"
 TESTS = "tests/inference/test_batcher.py::"
 FAILURES = "tests/inference/test_failures.py::"
 REPLIES = "tests/inference/test_reply.py::"
@@ -42,8 +43,8 @@ GUARDS = (
     Guard(
         "a refusal reaches the caller",
         BATCHER,
-        "if refused is not None:",
-        "if False:",
+        "if refused is not None:\n                raise",
+        "if False:\n                raise",
         f"{TESTS}test_a_refused_call_says_when_to_come_back",
     ),
     Guard(
@@ -125,14 +126,14 @@ GUARDS = (
     ),
     Guard(
         "a row that failed fails its call alone",
-        BATCHER,
+        SETTLEMENT,
         "return RuntimeFailed(outcome.reason)",
         "raise RuntimeFailed(outcome.reason)",
         f"{FAILURES}test_only_the_guilty_fail[echo-not_finite-RuntimeFailed]",
     ),
     Guard(
         "a row too few is found out",
-        BATCHER,
+        SETTLEMENT,
         "zip(batch.entries, outcomes, strict=True)",
         "zip(batch.entries, outcomes, strict=False)",
         f"{TESTS}test_a_runtime_that_returns_too_few_rows_is_found_out",

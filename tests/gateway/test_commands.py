@@ -193,3 +193,48 @@ def test_what_cannot_be_fetched_is_one_line_with_code_2(tmp_path: Path, capsys: 
     lines = capsys.readouterr().err.splitlines()
     assert code == 2
     assert [line.startswith("headrace: ") and "absent" in line for line in lines] == [True]
+
+
+PROFILE = """[{"model": "m", "curve": {"base_s": 0.006, "token_s": 2e-6, "sequence_s": 0, "square_s": 0},
+"max_batch_tokens": 16384, "error_p50": 0.1, "error_p95": 0.2, "capacities": []}]"""
+TRACE = "seconds,texts_per_second,tokens_per_text\n0,5000,50\n120,9000,50\n240,0,50\n"
+
+
+def test_a_plan_names_target_replicas_and_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "profile").write_text(PROFILE)
+    (tmp_path / "trace").write_text(TRACE)
+
+    code = commands.plan(
+        ["--profile", str(tmp_path / "profile"), "--trace", str(tmp_path / "trace"), "--target-ms", "100"]
+    )
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert all(word in printed for word in ("headrace_demand_ratio", "target", "replicas", "GPU-hours", "window"))
+
+
+@pytest.mark.parametrize(
+    ("profile", "trace", "said"),
+    [(None, TRACE, "cannot read"), ("[", TRACE, "profile --output"), (PROFILE, "a,b\n", "the columns must be")],
+)
+def test_a_plan_over_a_bad_file_is_one_line_with_its_name_and_code_2(
+    profile: str | None, trace: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if profile is not None:
+        (tmp_path / "profile").write_text(profile)
+    (tmp_path / "trace").write_text(trace)
+
+    code = commands.plan(
+        ["--profile", str(tmp_path / "profile"), "--trace", str(tmp_path / "trace"), "--target-ms", "100"]
+    )
+
+    told = capsys.readouterr().err
+    assert code == 2
+    assert told.count("\n") == 1
+    assert said in told and str(tmp_path) in told
+
+
+@pytest.mark.parametrize("wrong", [["--target-ms", "0"], ["--target-ms", "100", "--gpus", "0"]])
+def test_a_plan_for_nothing_is_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.plan(["--profile", "p", "--trace", "t", *wrong]) == 2
+    assert "must be above 0" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from gateway.config import LogConfig, Settings
 from gateway.telemetry import Metrics, server_timing
 from inference import CallTimings, Dispatched, EngineConfig, Limits, Report
 from inference.scheduler import Refused
-from tests.gateway.fakes import MODEL, ready
+from tests.gateway.fakes import MODEL, gateway, ready
 
 ROUTE = "/v1/embeddings"
 SECRET = "w0 opensesame"
@@ -274,3 +274,59 @@ async def test_the_lines_can_be_switched_off(caplog: pytest.LogCaptureFixture) -
         await subject.embed({"input": "w0"})
 
     assert [record for record in caplog.records if record.name == "headrace.access"] == []
+
+
+DEMAND = ("demand_ratio", "offered_ratio", "in_flight_ratio", "capacity_tokens_per_second")
+
+
+@pytest.mark.anyio
+async def test_demand_is_told_while_ready_and_neither_before_nor_while_draining() -> None:
+    subject = gateway()
+    before = subject.exposition()
+    await subject.lifecycle.start()
+    await subject.embed({"input": "w0"})
+    while_ready = subject.exposition()
+    subject.lifecycle.drain()
+    while_draining = subject.exposition()
+    await subject.lifecycle.stop()
+
+    for name in DEMAND:
+        assert f"\nheadrace_{name} " in while_ready, name
+        assert name not in before, name
+        assert name not in while_draining, name
+    assert "headrace_waiting_entries" in while_draining
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_demand_is_not_told_once_the_device_is_lost() -> None:
+    async with ready() as subject:
+        subject.engine.device.fail = ZeroDivisionError()
+        await subject.embed({"input": "w0"})
+        await subject.engine.lost()
+        exposition = subject.exposition()
+
+    assert not any(f"headrace_{name}" in exposition for name in DEMAND)
+
+
+@pytest.mark.anyio
+async def test_the_demand_ratio_is_the_larger_of_its_terms() -> None:
+    async with ready() as subject:
+        await subject.embed({"input": "w0"})
+        demand, offered, in_flight = (
+            subject.metric(f"headrace_{name}") for name in ("demand_ratio", "offered_ratio", "in_flight_ratio")
+        )
+
+    assert demand == pytest.approx(max(offered, in_flight), rel=0.1)  # read one after the other: they fade
+    assert offered > 0
+
+
+@pytest.mark.anyio
+async def test_the_fitted_cost_is_told_by_its_parts() -> None:
+    async with ready() as subject:
+        parts = {
+            of: subject.metric("headrace_cost_seconds", model=MODEL, of=of)
+            for of in ("batch", "token", "sequence", "squared_token")
+        }
+
+    assert parts == {"batch": 1e-3, "token": 1e-5, "sequence": 0.0, "squared_token": 0.0}  # the guess of a new model

@@ -11,6 +11,7 @@ import pytest
 from inference.batcher import Batcher, Observer
 from inference.config import Limits
 from inference.cost import CostModel
+from inference.demand import WINDOW_S
 from inference.errors import (
     DeadlineExceeded,
     DeviceLost,
@@ -23,7 +24,7 @@ from inference.errors import (
 from inference.lane import Lane
 from inference.request import Batch, Call, Dispatched, Report, RowFailed, packed_shape
 from inference.runtime import Runtime
-from inference.scheduler import Scheduler
+from inference.scheduler import Scheduler, Work
 from tests.fakes import Answer, EchoRuntime, FakeClock, GatedRuntime, ScriptedRuntime, call, request
 
 pytestmark = pytest.mark.anyio
@@ -615,3 +616,83 @@ async def test_a_failure_does_not_keep_what_its_batch_held_in_memory() -> None:
         await batcher.submit(call(*(request() for _ in range(8)), deadline=soon()))
 
     assert set(alive) == {0}
+
+
+async def test_demand_counts_what_is_taken_and_what_either_gate_refuses() -> None:
+    runtime, clock = GatedRuntime(), FakeClock()
+    async with serving(runtime, waiting=20, clock=clock) as batcher:
+        first = asyncio.ensure_future(batcher.submit(call(request(8), deadline=soon())))
+        await asyncio.to_thread(runtime.entered.wait, 10)
+        taken = batcher.statistics().demand.offered
+
+        with pytest.raises(Overloaded):
+            await batcher.submit(call(request(50), deadline=soon()))
+        exact = batcher.statistics().demand.offered - taken
+        small, likely = packed_shape([25]), packed_shape([50])
+        refused = batcher.refusal(Work("m", small, deadline=soon(), likely=likely))
+        early = batcher.statistics().demand.offered - exact - taken
+        passed = batcher.refusal(Work("m", packed_shape([8]), deadline=soon()))
+        after = batcher.statistics().demand.offered
+
+        runtime.gate.set()
+        await first
+
+    assert refused is not None and passed is None
+    assert taken > 0.0
+    assert exact > taken
+    assert early == pytest.approx(exact)
+    assert after == pytest.approx(taken + exact + early)
+
+
+async def test_work_that_is_here_is_in_flight_until_it_is_answered() -> None:
+    runtime, clock = GatedRuntime(), FakeClock()
+    async with serving(runtime, clock=clock) as batcher:
+        running = asyncio.ensure_future(batcher.submit(call(request(8), deadline=1e6)))
+        await asyncio.to_thread(runtime.entered.wait, 10)
+        clock.now = 300.0
+        here = batcher.statistics().demand
+
+        runtime.gate.set()
+        await running
+        batcher.close()
+        await asyncio.to_thread(batcher.join, 10.0)
+        at_once = batcher.statistics().demand
+        clock.now = 600.0
+        gone = batcher.statistics().demand
+
+    assert here.in_flight > 0.0
+    assert gone.in_flight < 1e-6
+    assert here.tokens_per_s is not None and at_once.tokens_per_s is not None
+    assert at_once.tokens_per_s < here.tokens_per_s  # the batch took far longer than was predicted
+
+
+async def test_what_waits_is_in_flight_too() -> None:
+    runtime, clock = GatedRuntime(), FakeClock()
+    async with serving(runtime, clock=clock) as batcher:
+        running = asyncio.ensure_future(batcher.submit(call(request(8), deadline=1e6)))
+        await asyncio.to_thread(runtime.entered.wait, 10)
+        clock.now = 300.0
+        one = batcher.statistics().demand.in_flight
+        waiting = asyncio.ensure_future(batcher.submit(call(request(80), deadline=1e6)))
+        await asyncio.sleep(0)
+        clock.now = 600.0
+        both = batcher.statistics().demand.in_flight
+        waiting.cancel()
+        runtime.gate.set()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+
+    assert both > 1.5 * one
+
+
+async def test_an_answer_from_what_is_under_way_is_no_demand() -> None:
+    runtime, clock = GatedRuntime(), FakeClock()
+    async with serving(runtime, clock=clock) as batcher:
+        same = request(8)
+        calls = [asyncio.ensure_future(batcher.submit(call(same, deadline=1e6))) for _ in range(2)]
+        await asyncio.to_thread(runtime.entered.wait, 10)
+        demand = batcher.statistics().demand
+        runtime.gate.set()
+        await asyncio.gather(*calls)
+
+    assert demand.tokens_per_s is not None
+    assert demand.offered == pytest.approx(8 / demand.tokens_per_s / WINDOW_S)

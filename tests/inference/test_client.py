@@ -9,6 +9,7 @@ import pytest
 from inference import Client, Embed, Inputs, Limits, Rerank, ServedModel, Terms
 from inference.batcher import BatcherStatistics, DeviceStatistics
 from inference.checkpoint import read_checkpoint
+from inference.demand import Demand
 from inference.errors import DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
 from inference.request import Call, Result, Shape, Timings
 from inference.reuse import ReuseStatistics
@@ -25,6 +26,7 @@ class FakeEngine:
         self.models = {model.name: model for model in models}
         self.calls: list[Call] = []
         self.gates: list[Shape] = []
+        self.expected: list[Shape | None] = []
         self.refused: Refused | None = None
         self.healthy = True
 
@@ -43,11 +45,16 @@ class FakeEngine:
 
     def refusal(self, work: Work) -> Refused | None:
         self.gates.append(work.shape)
+        self.expected.append(work.likely)
         return self.refused
 
     def statistics(self) -> BatcherStatistics:
         return BatcherStatistics(
-            SchedulerStatistics(()), (DeviceStatistics("cpu", self.healthy, False, 0),), 0, ReuseStatistics(0, 0, 0)
+            SchedulerStatistics(()),
+            (DeviceStatistics("cpu", self.healthy, False, 0),),
+            0,
+            ReuseStatistics(0, 0, 0),
+            Demand(0.0, 0.0, None),
         )
 
     async def drained(self) -> None:
@@ -241,6 +248,38 @@ async def test_the_first_gate_never_asks_for_more_than_the_second(engine: FakeEn
     made = await client.embed(ask(text, text, truncation="end"))
 
     assert engine.gates[0].tokens <= made.tokens
+
+
+async def test_the_first_gate_is_told_what_is_likely_and_refuses_by_half_of_it(engine: FakeEngine) -> None:
+    client, text = await started(engine), "w1 " * 15
+
+    for _ in range(200):
+        made = await client.embed(ask(text))
+
+    expected = engine.expected[-1]
+    assert expected is not None
+    assert expected.tokens == pytest.approx(made.tokens, rel=0.2)
+    assert engine.gates[-1].tokens == pytest.approx(expected.tokens / 2, abs=1)
+
+
+async def test_a_long_text_teaches_more_of_what_a_character_costs_than_a_short_one(engine: FakeEngine) -> None:
+    client, text = await started(engine), "elephants " * 10
+
+    for _ in range(200):
+        await client.embed(ask("w"))
+        made = await client.embed(ask(text))
+
+    expected = engine.expected[-1]
+    assert expected is not None
+    assert expected.tokens == pytest.approx(made.tokens, rel=0.3)
+
+
+async def test_token_ids_are_counted_and_not_guessed(engine: FakeEngine) -> None:
+    client = await started(engine)
+
+    await client.embed(ask([3, 4, 5, 6]))
+
+    assert engine.gates == engine.expected == [Shape(4, 1, 16)]
 
 
 async def test_the_timings_are_those_of_the_slowest_input(engine: FakeEngine) -> None:

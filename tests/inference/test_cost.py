@@ -151,3 +151,42 @@ def test_bounds_are_bounds_whatever_was_observed(observed: list[tuple[Shape, flo
 
     assert 0.0 <= cost.least_share() <= 1.0
     assert most is None or most >= 0.0
+
+
+@given(shapes, st.integers(1, 50))
+def test_a_share_of_endless_work_is_linear_and_never_dearer_than_the_work_alone(shape: Shape, times: int) -> None:
+    cost = taught()
+    many = Shape(times * shape.tokens, times * shape.sequences, times * shape.squares)
+
+    share_s = cost.share_s(shape, max_tokens=4096, max_s=0.1)
+
+    assert cost.share_s(many, max_tokens=4096, max_s=0.1) == pytest.approx(times * share_s)
+    assert share_s <= cost.backlog_s(shape, max_tokens=4096, max_s=0.1)
+
+
+def test_a_share_pays_its_part_of_the_base_of_full_batches() -> None:
+    cost = taught()
+    full = packed_shape([50] * 8)  # 400 tokens
+
+    share_s = cost.share_s(packed_shape([50]), max_tokens=400, max_s=1e3)
+
+    assert share_s == pytest.approx(cost.seconds(full) / 8)
+    assert cost.share_s(Shape(), max_tokens=400, max_s=1e3) == 0.0
+
+
+def test_a_curve_that_was_measured_before_is_what_it_predicts_by() -> None:
+    cost = taught()
+
+    again = CostModel(cost.curve)
+
+    assert again.curve == cost.curve
+    assert again.seconds(packed_shape([40] * 5)) == cost.seconds(packed_shape([40] * 5))
+
+
+def taught() -> CostModel:
+    cost = CostModel()
+    for length in (4, 32, 128, 512):
+        for count in (1, 8, 30):
+            for _ in range(3):
+                cost.observe(packed_shape([length] * count), truth(packed_shape([length] * count)))
+    return cost

@@ -18,7 +18,6 @@ from tests.k8s.manifests import ROOT, Document, Variant, of_kind
 Rendered = Callable[[Variant], list[Document]]
 
 COMPONENTS = ROOT / "k8s/components"
-COMING = {"headrace_demand_ratio"}  # its arithmetic has an issue of its own
 FOREIGN = {"kube_deployment_status_replicas_ready"}  # of kube-state-metrics
 
 
@@ -73,7 +72,7 @@ async def test_what_is_read_is_what_the_server_has(rendered: Rendered) -> None:
     for expression in read:
         names = [vector.name for vector in vectors(promql_parser.parse(expression))]
         assert names, expression
-        assert set(names) <= known.keys() | COMING | FOREIGN, expression
+        assert set(names) <= known.keys() | FOREIGN, expression
 
 
 @pytest.mark.anyio
