@@ -131,7 +131,7 @@ class Cohere:
         _check_cut(body.max_tokens, model)
         ask = Embed(inputs, terms, body.output_dimension, _prompt_name(model, body), _SEARCH.get(body.input_type or ""))
         made = await self._door.answer(request, self._door.client.embed(ask))
-        kinds: Sequence[Encoding] = body.embedding_types or ["float"]
+        kinds: Sequence[Encoding] = list(dict.fromkeys(body.embedding_types or ["float"]))
         content = {
             "id": exchange_of(request.scope).request_id,
             "embeddings": {kind: [encoded(row, kind) for row in made.items] for kind in kinds},

@@ -92,6 +92,8 @@ def draw_tensors(head: dict[str, Any], tensors: Sequence[Tensor], binary: Sequen
 
 def _read(told: InputTensor, piece: bytes | memoryview | None, size: int | None) -> Tensor:
     count = math.prod(told.shape)
+    if count == 0:  # of whatever other dimensions
+        raise InvalidRequest("must not be empty", told.name)
     if told.datatype not in INTEGERS and told.datatype != "BYTES":
         raise InvalidRequest(f"the datatype {told.datatype!r} is not taken: send BYTES, INT32 or INT64", told.name)
     if (piece is None) == (told.data is None):

@@ -229,12 +229,12 @@ class VLLM:
             raw = body.use_activation is False
             scores = [item.logit if raw else item.score for item in made.items]
             return _list_of(request, "score", _scored(scores), made)
-        both = Inputs([*first, *second], "texts")
-        ask = Embed(both, self._terms(request, "embed", body))
+        texts = list(dict.fromkeys([*first, *second]))
+        ask = Embed(Inputs(texts, "texts"), self._terms(request, "embed", body))
         vectors = await self._door.answer(request, self._door.client.embed(ask))
-        rows = [unit(row) for row in vectors.items]
-        halves = zip(rows[: len(first)], rows[len(first) :], strict=True)
-        return _list_of(request, "score", _scored([float(one @ other) for one, other in halves]), vectors)
+        rows = dict(zip(texts, map(unit, vectors.items), strict=True))
+        scores = [float(rows[one] @ rows[other]) for one, other in zip(first, second, strict=True)]
+        return _list_of(request, "score", _scored(scores), vectors)
 
     async def pooling(self, request: Request) -> Response:
         """POST /pooling."""

@@ -33,10 +33,15 @@ class Inputs:
     items: Sequence[Text] | Sequence[Sequence[int]]
     field: str = "input"
     single: bool = False
+    each: int = 1  # items that were made of one of the caller's
+    lead: str = ""  # what the caller calls the first item, if it stands outside the list
 
     def name(self, index: int) -> str:
         """Return what the caller calls the item at this index."""
-        return self.field if self.single else f"{self.field}[{index}]"
+        if self.lead and index == 0:
+            return self.lead
+        place = (index - bool(self.lead)) // self.each
+        return self.field if self.single else f"{self.field}[{place}]"
 
     @property
     def size(self) -> int:

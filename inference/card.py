@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from inference.checkpoint import Checkpoint
+from inference.checkpoint import Checkpoint, read_json
 from inference.errors import CannotServe
 from inference.fetch import sha256
 from inference.task import Ability, ProblemType, Task, abilities
@@ -128,7 +128,7 @@ def _weight_files(checkpoint: Checkpoint) -> list[Path]:
     if whole.is_file():
         files = [whole]
     else:
-        index = json.loads((checkpoint.path / "model.safetensors.index.json").read_bytes())
+        index = read_json(checkpoint.path / "model.safetensors.index.json", dict)
         files = sorted({checkpoint.path / name for name in index.get("weight_map", {}).values()})
     return files + [layer.folder / "model.safetensors" for layer in checkpoint.dense]
 

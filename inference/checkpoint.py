@@ -145,14 +145,14 @@ def open_checkpoint(source: ModelSource, cache_dir: Path) -> Checkpoint:
 def read_checkpoint(name: str, path: Path, revision: str | None = None, task: Task | None = None) -> Checkpoint:
     """Check a folder and say what is in it; `task` overrides what its files say; raises CannotServe."""
     _refuse_unsafe_files(name, path)
-    config = _read_json(path / "config.json", dict)
+    config = read_json(path / "config.json", dict)
     for file in sorted(path.glob("*.json")):
         _refuse_code(name, file)
     _refuse_other_weights(name, path)
     parts = _modules(name, path)
     kinds = [part.kind for part in parts]
-    limits = _read_json(path / "sentence_bert_config.json", dict, optional=True)
-    prompts = _read_json(path / "config_sentence_transformers.json", dict, optional=True)
+    limits = read_json(path / "sentence_bert_config.json", dict, optional=True)
+    prompts = read_json(path / "config_sentence_transformers.json", dict, optional=True)
     causal = is_causal(config)
     return Checkpoint(
         name=name,
@@ -186,7 +186,7 @@ def _refuse_unsafe_files(name: str, path: Path) -> None:
 
 
 def _refuse_other_weights(name: str, path: Path) -> None:
-    index = _read_json(path / "model.safetensors.index.json", dict, optional=True)
+    index = read_json(path / "model.safetensors.index.json", dict, optional=True)
     weights = index.get("weight_map", {})
     for file in set(weights.values()) if isinstance(weights, dict) else {weights}:
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
@@ -194,7 +194,7 @@ def _refuse_other_weights(name: str, path: Path) -> None:
 
 
 def _refuse_code(name: str, file: Path) -> None:
-    for key, value in _pairs(_read_json(file, object)):
+    for key, value in _pairs(read_json(file, object)):
         is_code = key in _CODE_KEYS and value
         is_kernel = key.endswith("attn_implementation") and str(value) not in _ATTENTION
         if is_code or is_kernel or key.endswith("_implementation_internal"):
@@ -203,7 +203,7 @@ def _refuse_code(name: str, file: Path) -> None:
 
 def _modules(name: str, path: Path) -> list[_Part]:
     """The sentence-transformers parts in their order; it must be one that this engine runs."""
-    modules = _read_json(path / "modules.json", list, optional=True)
+    modules = read_json(path / "modules.json", list, optional=True)
     try:
         named = [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in modules]
     except (TypeError, KeyError):
@@ -220,7 +220,7 @@ def _modules(name: str, path: Path) -> list[_Part]:
         raise CannotServe(f"model {name}: the order of its parts in modules.json, {order}, is not supported")
     for part in parts:
         if part.kind == "SpladePooling":
-            _refuse_others(name, part, _SPLADE, _read_json(part.folder / "config.json", dict, optional=True))
+            _refuse_others(name, part, _SPLADE, read_json(part.folder / "config.json", dict, optional=True))
     return parts
 
 
@@ -229,7 +229,7 @@ def _pooling(name: str, parts: Sequence[_Part]) -> Pooling | None:
     folder = next((part.folder for part in parts if part.kind == "Pooling"), None)
     if folder is None:
         return None
-    config = _read_json(folder / "config.json", dict)
+    config = read_json(folder / "config.json", dict)
     told = config.get("pooling_mode") or [
         key.removeprefix("pooling_mode_").removesuffix("s").removesuffix("_token")
         for key, value in config.items()
@@ -253,7 +253,7 @@ def _dense(name: str, parts: Sequence[_Part]) -> tuple[Dense, ...]:
 
 
 def _read_dense(name: str, part: _Part) -> Dense:
-    config = _read_json(part.folder / "config.json", dict)
+    config = read_json(part.folder / "config.json", dict)
     inputs, outputs = config.get("in_features"), config.get("out_features")
     if not isinstance(inputs, int) or not isinstance(outputs, int) or min(inputs, outputs) < 1:
         raise CannotServe(f"{part.folder / 'config.json'} has no in_features and out_features")
@@ -273,7 +273,7 @@ def _refuse_others(name: str, part: _Part, known: Json, config: Json) -> None:
             raise CannotServe(f"model {name}: {key} {value!r} of its part {part.kind} is not supported")
 
 
-def _read_json(file: Path, kind: type[Read], *, optional: bool = False) -> Read:
+def read_json(file: Path, kind: type[Read], *, optional: bool = False) -> Read:
     """Read a JSON document of this kind; an optional file that is not there reads as empty."""
     if optional and not file.is_file():
         return kind()

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Generic
 
 import numpy as np
@@ -34,7 +35,7 @@ from inference.asks import (
 )
 from inference.config import Limits
 from inference.errors import DeadlineExceeded, DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
-from inference.intake import Piece, Served, check_items, check_tokens
+from inference.intake import Piece, Served, check_answer, check_items, check_tokens
 from inference.labels import scores, sigmoid
 from inference.reading import cosines, fills, fits, shorten, sparse
 from inference.request import Call, Output, Request, Result, Row
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 _ON_THE_LOOP_TEXTS: Final = 64
 _ON_THE_LOOP_CHARACTERS: Final = 2000  # shorter texts are tokenised at once: a thread's round trip costs more
 _MOST_FILLS: Final = 1000
+_MOST_PROPOSALS: Final = 10_000  # of all masks of a call: each is a sequence of its own in the answer
+_LONGEST_TEMPLATE: Final = 1000  # characters
+_MOST_SHOWN: Final = 100_000  # characters whose tokens are shown
 
 Encode = Callable[[Inputs, Truncation], list[Piece]]
 
@@ -124,6 +128,8 @@ class Client:
 
     def tokenize(self, name: str | None, texts: Sequence[str], *, special: bool = True) -> list[list[Token]]:
         """Return the tokens of texts, to look at."""
+        if sum(map(len, texts)) > _MOST_SHOWN:
+            raise InvalidRequest(f"has more than {_MOST_SHOWN} characters in all", "inputs")
         return self._find(name, None).tokenizer.tokens(texts, special=special)
 
     def decode(self, name: str | None, ids: Sequence[Sequence[int]], *, skip_special: bool = True) -> list[str]:
@@ -147,7 +153,7 @@ class Client:
         if not ask.source:
             raise InvalidRequest("must not be empty", "source_sentence")
         sentences = self._checked(ask.sentences)
-        both = Inputs([ask.source, *sentences.items], sentences.field)
+        both = Inputs([ask.source, *sentences.items], sentences.field, lead="source_sentence")
         ran = await self._run(served, served.prompted(both, ask.prompt_name, None), ask.terms, "vector", served.encode)
         return _answer(served, ran, cosines(ran.rows))
 
@@ -194,10 +200,15 @@ class Client:
         texts, labels = self._texts(ask.inputs), ask.labels
         if not labels:
             raise InvalidRequest("must not be empty", ask.labels_field)
-        if "{}" not in ask.template:
-            raise InvalidRequest("has no {} where the label goes", "hypothesis_template")
+        if len(texts.items) * len(labels) > self._limits.max_items:
+            most = self._limits.max_items
+            raise InvalidRequest(f"makes more than {most} pairs of a text and a label", ask.labels_field)
+        if ask.template.count("{}") != 1 or len(ask.template) > _LONGEST_TEMPLATE:
+            wanted = f"must have one {{}} where the label goes, and at most {_LONGEST_TEMPLATE} characters"
+            raise InvalidRequest(wanted, "hypothesis_template")
         pairs = [(str(text), ask.template.replace("{}", label)) for text in texts.items for label in labels]
-        ran = await self._run(served, self._checked(Inputs(pairs, texts.field)), ask.terms, "logits", served.encode)
+        inputs = Inputs(pairs, texts.field, texts.single, each=len(labels))
+        ran = await self._run(served, inputs, ask.terms, "logits", served.encode)
         logits = np.stack(ran.rows).reshape(len(texts.items), len(labels), -1)
         entails = entailment(served.model.labels)
         return _answer(served, ran, [fits(each, entails, multi_label=ask.multi_label) for each in logits])
@@ -207,8 +218,11 @@ class Client:
         served = self._find(ask.terms.model, "fill-mask")
         if not 1 <= ask.top_k <= _MOST_FILLS:
             raise InvalidRequest(f"must be between 1 and {_MOST_FILLS}", "top_k")
+        if len(ask.targets) > _MOST_FILLS:
+            raise InvalidRequest(f"has more than {_MOST_FILLS} words", "targets")
         targets = [served.target(target, index) for index, target in enumerate(ask.targets)]
-        ran = await self._run(served, self._texts(ask.inputs), ask.terms, "mask logits", served.masked)
+        few = partial(served.masked, most=_MOST_PROPOSALS // ask.top_k)
+        ran = await self._run(served, self._texts(ask.inputs), ask.terms, "mask logits", few)
         return _answer(
             served,
             ran,
@@ -252,6 +266,7 @@ class Client:
         self._first_gate(served, inputs, terms, deadline)
         pieces = await self._tokenise(inputs, terms, encode)
         tokens = check_tokens(pieces, inputs, served.model, self._limits.max_waiting_tokens)
+        check_answer(served, output, pieces, inputs, self._limits.max_answer_bytes)
         requests = [Request(served.model.name, piece.ids, piece.types, output) for piece in pieces]
         tokenise_s = self._clock() - started
         results = await self._engine.submit(Call(requests, deadline, terms.caller, terms.priority))
@@ -280,7 +295,7 @@ def _whose(meant: Sequence[Served], able: Sequence[Served], ability: Ability | N
     if len(able) > 1:
         return f"say which model is meant: {', '.join(served.model.name for served in able)}"
     can = "; ".join(f"{served.model.name} can {', '.join(served.model.abilities)}" for served in meant)
-    return f"no model here can {ability}: {can}" if len(meant) > 1 else f"cannot {ability}: {can}"
+    return f"no model here does {ability}: {can}" if len(meant) > 1 else f"does not {ability}: {can}"
 
 
 def _answer(served: Served, ran: _Run[Piece], items: Sequence[Item]) -> Answer[Item]:

@@ -57,6 +57,7 @@ class Limits:
     max_waiting_tokens: int = 1_048_576
     latency_target_s: float = 0.1
     batch_share: float = 0.5  # of the latency target, for a batch's own time: a call may have to wait for another
+    max_answer_bytes: int = 64 * 1024 * 1024  # of numbers in the answer to one call
     max_items: int = 2048  # inputs in one call, OpenAI's own limit
     window: int = 1024  # waiting entries looked at when a batch is formed: more than one batch of short texts
     quarantine_s: float = 30.0  # an input that fails the model is not tried again so soon

@@ -12,7 +12,7 @@ from inference.asks import Inputs, InputType, size_of
 from inference.config import Limits
 from inference.errors import InvalidRequest
 from inference.judge import question
-from inference.request import Shape, Tokens
+from inference.request import Output, Shape, Tokens
 from inference.spans import Marked
 from inference.tokenizer import Text, TextTokenizer, Tokenised, Truncation
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from inference.engine import ServedModel
 
 _FIRST_RATIO: Final = 0.05  # tokens a character, before anything was learned: English has 0.2 to 0.25
+_SEAM: Final = 4  # tokens
+_LONGEST_WORD: Final = 100  # characters
 _MOST_MASKS: Final = 16  # in one text: each has a score for every word of the vocabulary
 _PROMPT_NAMES: Final[dict[InputType, tuple[str, ...]]] = {
     "query": ("query", "search_query"),
@@ -48,19 +50,42 @@ class Served:
                 for index, ids in enumerate(items)
             ]
         texts = [self._text(item) for item in items]
-        if self.model.causal and self.model.task == "rerank":
-            truncation = "none"  # the end of a judge's text is the question
-        pieces = self.tokenizer.encode(texts, truncation)
+        if self._judges:
+            pieces = self._judged(items, cut=truncation != "none")  # type: ignore[arg-type]
+        else:
+            pieces = self.tokenizer.encode(texts, truncation)
         self._learn(sum(len(piece.ids) for piece in pieces), sum(map(size_of, texts)))
         return pieces
+
+    @property
+    def _judges(self) -> bool:
+        return self.model.causal and self.model.task == "rerank"
+
+    def _judged(self, pairs: Sequence[tuple[str, str]], *, cut: bool) -> list[Tokenised]:
+        """Ask about each pair; where it is too long, the document is cut: a judge is asked at the end."""
+        pieces = self.tokenizer.encode([question(*pair) for pair in pairs])
+        excess = [len(piece.ids) - self.model.max_length if cut else 0 for piece in pieces]
+        for place, ((query, document), more) in enumerate(zip(pairs, excess, strict=True)):
+            if more > 0:
+                (pieces[place],) = self.tokenizer.encode([question(query, self._shortened(document, more))])
+        return pieces
+
+    def _shortened(self, text: str, tokens: int) -> str:
+        """Return a text without its last tokens, and a few more: where it meets what follows, tokens may differ."""
+        (marked,) = self.tokenizer.mark([text])
+        ends = [end for (_, end), special in zip(marked.offsets, marked.special, strict=True) if not special]
+        kept = len(ends) - tokens - _SEAM
+        return text[: ends[kept - 1]] if kept > 0 else ""
 
     def mark(self, inputs: Inputs, truncation: Truncation) -> list[Marked]:
         """Return tokens of every text that know where they came from."""
         return self.tokenizer.mark([item for item in inputs.items if isinstance(item, str)], truncation)
 
-    def masked(self, inputs: Inputs, truncation: Truncation) -> list[Tokenised]:
-        """Return tokens of every text, each with a mask among them; raises InvalidRequest."""
+    def masked(self, inputs: Inputs, truncation: Truncation, most: int) -> list[Tokenised]:
+        """Return tokens of every text, each with a mask among them and so many in all; raises InvalidRequest."""
         pieces = self.encode(inputs, truncation)
+        if sum(int((piece.ids == self.tokenizer.mask_id).sum()) for piece in pieces) > most:
+            raise InvalidRequest(f"holds more than {most} masks in all, at so many proposals each", inputs.field)
         for index, piece in enumerate(pieces):
             masks = int((piece.ids == self.tokenizer.mask_id).sum())
             if not 1 <= masks <= _MOST_MASKS:
@@ -70,7 +95,7 @@ class Served:
 
     def target(self, word: str, index: int) -> int:
         """Return the token that a proposed word begins with; raises InvalidRequest."""
-        token = self.tokenizer.id_of(word)
+        token = self.tokenizer.id_of(word) if len(word) <= _LONGEST_WORD else None
         if token is None:
             raise InvalidRequest("is no word that the model knows", f"targets[{index}]")
         return token
@@ -104,7 +129,7 @@ class Served:
     def _text(self, item: object) -> Text:
         if isinstance(item, tuple):
             first, second = item
-            return question(first, second) if self.model.causal else (first, second)
+            return question(first, second) if self._judges else (first, second)
         return str(item)
 
     def _checked(self, ids: object, inputs: Inputs, index: int) -> Tokenised:
@@ -146,6 +171,20 @@ def check_tokens(pieces: Sequence[Tokenised | Marked], inputs: Inputs, model: "S
     if total > most:
         raise InvalidRequest(f"has {total} tokens in all, at most {most} are taken in one call", inputs.field)
     return total
+
+
+def check_answer(
+    served: Served, output: Output, pieces: Sequence[Tokenised | Marked], inputs: Inputs, most_bytes: int
+) -> None:
+    """Refuse what would be answered by more numbers than one answer may hold."""
+    model = served.model
+    numbers = {
+        "token vectors": sum(len(piece.ids) for piece in pieces) * model.hidden_size,
+        "mask logits": sum(int((piece.ids == served.tokenizer.mask_id).sum()) for piece in pieces) * model.vocab_size,
+        "term weights": len(pieces) * model.vocab_size,
+    }.get(output, 0)
+    if 4 * numbers > most_bytes:
+        raise InvalidRequest(f"makes an answer of more than {most_bytes} bytes: send less in one call", inputs.field)
 
 
 def _check_length(ids: Tokens, name: str, most: int) -> None:

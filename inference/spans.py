@@ -65,7 +65,7 @@ def read_spans(
     ignored: Sequence[str] = ("O",),
 ) -> list[Span]:
     """Read logits [tokens, labels] of a text; what is ignored is left out. `joined` writes tokens as text again."""
-    probabilities = softmax(logits)
+    probabilities, left_out = softmax(logits), frozenset(ignored)
     places = [place for place, special in enumerate(marked.special) if not special]
     by_token = strategy in ("none", "simple")
     words = [[place] for place in places] if by_token else _words(places, marked.subword)
@@ -75,7 +75,7 @@ def read_spans(
         spans = [Span(p.label, p.score, p.word, p.start, p.end, p.index) for p in pieces]
     else:
         spans = [_span(group, joined) for group in _entities(pieces)]
-    return [span for span in spans if span.label not in ignored]
+    return [span for span in spans if span.label not in left_out]
 
 
 def subwords(

@@ -53,6 +53,8 @@ def find_task(name: str, config: Json, parts: Sequence[str], wanted: Task | None
     by_parts: Task | None = "sparse" if "SpladePooling" in parts else "embed" if "Pooling" in parts else None
     if wanted is not None and wanted not in (*can, by_parts):
         raise CannotServe(f"model {name}: {architecture or 'it'} cannot {wanted}; it can: {', '.join(can)}")
+    if wanted == "rerank" and not is_causal(config) and len(labels(config)) != 1:
+        raise CannotServe(f"model {name}: a reranker has one label, and this has {len(labels(config))}")
     if told := wanted or by_parts:
         return told
     if is_causal(config):
@@ -103,9 +105,10 @@ def labels(config: Json) -> tuple[str, ...]:
 def problem_type(config: Json) -> ProblemType:
     """Return how the logits are read, as Transformers decides it."""
     told = config.get("problem_type")
-    if told in ("regression", "single_label_classification", "multi_label_classification"):
-        return told  # type: ignore[no-any-return]
-    return "multi_label_classification" if len(labels(config)) == 1 else "single_label_classification"
+    if told == "regression":
+        return "regression"
+    by_itself = told == "multi_label_classification" or len(labels(config)) == 1
+    return "multi_label_classification" if by_itself else "single_label_classification"
 
 
 def entailment(names: Sequence[str]) -> int | None:

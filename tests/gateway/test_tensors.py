@@ -64,8 +64,10 @@ def test_inputs_in_bytes_follow_each_other_and_skip_those_in_json() -> None:
     assert [list(tensors[name].values) for name in ("one", "two", "three")] == [["a"], ["b"], [7]]
 
 
-def test_an_input_of_no_bytes_has_no_elements() -> None:
-    assert list(read_tensors([in_bytes(0, shape=[0])], b"")["x"].values) == []
+@pytest.mark.parametrize("shape", [[0], [2**40, 0], [0, 2**63]])
+def test_an_input_without_elements_is_refused_whatever_its_other_dimensions(shape: list[int]) -> None:
+    with pytest.raises(InvalidRequest, match="empty"):
+        read_tensors([in_bytes(0, shape=shape)], b"")
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ async def test_the_only_model_of_a_task_needs_no_name(served: ServedModel) -> No
 async def test_what_a_model_cannot_do_is_said_with_what_it_can(engine: FakeEngine) -> None:
     client = await started(engine)
 
-    with pytest.raises(InvalidRequest, match="cannot rerank: tiny can embed, similarity"):
+    with pytest.raises(InvalidRequest, match="does not rerank: tiny can embed, similarity"):
         await client.rerank(Rerank(Inputs([("w1", "w2")]), Terms(1.0)))
 
     assert engine.calls == []

@@ -264,7 +264,12 @@ async def test_a_causal_model_judges_by_the_last_token(tmp_path: Path) -> None:
     async with serving(path, "rerank") as client:
         made = await client.rerank(Rerank(Inputs(pairs), TERMS))
 
+        cut = await client.rerank(Rerank(Inputs([("mill", "grain " * 2000)]), TERMS))
+        with pytest.raises(InvalidRequest, match="more than the 512 tokens"):
+            await client.rerank(Rerank(Inputs([("mill", "grain " * 2000)]), Terms(60.0)))
+
     assert [item.logit for item in made.items] == pytest.approx(expected, abs=1e-4)
+    assert 500 <= cut.tokens <= 512
 
 
 async def test_a_causal_model_that_cannot_say_yes_is_not_served(tmp_path: Path) -> None:
@@ -308,6 +313,13 @@ async def test_what_an_embedder_cannot_do_is_named_and_not_queued(minilm_path: P
     assert "embed" in str(refused.value) or "prompt" in str(refused.value)
 
 
+async def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(minilm_path: Path) -> None:
+    many = Embed(Inputs(["word " * 250] * 200), TERMS, output="token vectors")
+    async with serving(minilm_path) as client:
+        with pytest.raises(InvalidRequest, match="send less in one call"):
+            await client.embed(many)
+
+
 async def test_bad_questions_name_their_field(tmp_path: Path) -> None:
     path = build("bert", "MaskedLM", tmp_path)
     bad = {
@@ -315,12 +327,16 @@ async def test_bad_questions_name_their_field(tmp_path: Path) -> None:
         "input[0]": FillMask(Inputs(["[MASK] " * 17]), TERMS),
         "input": FillMask(Inputs([]), TERMS),
         "top_k": FillMask(Inputs(["a [MASK]"]), TERMS, top_k=0),
+        "targets[1]": FillMask(Inputs(["a [MASK]"]), TERMS, targets=["a", "x" * 101]),
+        "targets": FillMask(Inputs(["a [MASK]"]), TERMS, targets=["a"] * 1001),
     }
     async with serving(path) as client:
         for field, ask in bad.items():
             with pytest.raises(InvalidRequest) as refused:
                 await client.fill_mask(ask)
             assert refused.value.field == field
+        with pytest.raises(InvalidRequest, match="masks in all"):
+            await client.fill_mask(FillMask(Inputs(["[MASK] " * 11]), TERMS, top_k=1000))
 
 
 async def test_zero_shot_wants_labels_a_place_for_them_and_one_text(tmp_path: Path) -> None:
@@ -329,6 +345,8 @@ async def test_zero_shot_wants_labels_a_place_for_them_and_one_text(tmp_path: Pa
         "candidate_labels": ZeroShot(Inputs(["x"]), [], TERMS),
         "hypothesis_template": ZeroShot(Inputs(["x"]), ["a"], TERMS, template="nothing"),
         "input[0]": ZeroShot(Inputs([("a", "b")]), ["a"], TERMS),
+        "labels": ZeroShot(Inputs(["x"] * 3), ["a"] * 1000, TERMS, labels_field="labels"),
+        "input[1]": ZeroShot(Inputs(["x", "y " * 500]), ["a", "b"], Terms(60.0)),
     }
     async with serving(path) as client:
         for field, ask in bad.items():
