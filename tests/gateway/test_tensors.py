@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.tensors import InputTensor, Tensor, draw_tensors, read_tensors
 from inference import InvalidRequest
 
-TEXTS = st.lists(st.text(max_size=12), max_size=6)
+TEXTS = st.lists(st.text(max_size=12), min_size=1, max_size=6)
 SHAPES = st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 4), max_size=8)
 
 
