@@ -129,7 +129,14 @@ class Cohere:
         terms = self._door.terms(request, "embed", body.model, _CUTS[body.truncate])
         model = self._door.client.model_for(terms.model, "embed")
         _check_cut(body.max_tokens, model)
-        ask = Embed(inputs, terms, body.output_dimension, _prompt_name(model, body), _SEARCH.get(body.input_type or ""))
+        ask = Embed(
+            inputs,
+            terms,
+            body.output_dimension,
+            _prompt_name(model, body),
+            _SEARCH.get(body.input_type or ""),
+            dimensions_field="output_dimension",
+        )
         made = await self._door.answer(request, self._door.client.embed(ask))
         kinds: Sequence[Encoding] = list(dict.fromkeys(body.embedding_types or ["float"]))
         content = {

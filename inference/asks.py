@@ -64,6 +64,7 @@ class Embed:
     prompt_name: str | None = None
     input_type: InputType | None = None
     output: Literal["vector", "raw vector", "token vectors"] = "vector"
+    dimensions_field: str = "dimensions"
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ class Client:
     async def embed(self, ask: Embed) -> Answer[Row]:
         """Embed every input: [dimensions] float32 each, or [tokens, hidden] where token vectors are asked for."""
         served = self._find(ask.terms.model, "embed")
-        _check_dimensions(ask.dimensions, served.model)
+        _check_dimensions(ask, served.model)
         inputs = self._checked(ask.inputs)
         prompted = served.prompted(inputs, ask.prompt_name, ask.input_type)
         ran = await self._run(served, prompted, ask.terms, ask.output, served.encode)
@@ -302,9 +302,9 @@ def _answer(served: Served, ran: _Run[Piece], items: Sequence[Item]) -> Answer[I
     return Answer(served.model.name, items, ran.tokens, ran.timings)
 
 
-def _check_dimensions(dimensions: int | None, model: "ServedModel") -> None:
-    if dimensions is not None and not 1 <= dimensions <= model.hidden_size:
-        raise InvalidRequest(f"must be between 1 and {model.hidden_size} for {model.name}", "dimensions")
+def _check_dimensions(ask: Embed, model: "ServedModel") -> None:
+    if ask.dimensions is not None and not 1 <= ask.dimensions <= model.hidden_size:
+        raise InvalidRequest(f"must be between 1 and {model.hidden_size} for {model.name}", ask.dimensions_field)
 
 
 def _timings(tokenise_s: float, results: Sequence[Result]) -> CallTimings:

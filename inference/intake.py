@@ -189,7 +189,7 @@ def check_answer(
 
 def _check_length(ids: Tokens, name: str, most: int) -> None:
     if len(ids) > most:
-        message = f'has more than the {most} tokens that the model reads: shorten it, or send "truncate": true'
+        message = f"has more than the {most} tokens that the model reads: shorten it, or ask for it to be truncated"
         raise InvalidRequest(message, name)
     if len(ids) == 0:
         raise InvalidRequest("holds nothing that the model's tokenizer knows", name)
