@@ -84,6 +84,7 @@ async def test_inputs_hold_their_text_in_parts_and_vectors_may_be_shorter() -> N
         ({"texts": ["w0"], "max_tokens": 8}, "max_tokens"),
         ({"texts": ["w0"], "embedding_types": ["half"]}, "embedding_types[0]"),
         ({"texts": ["w0"], "priority": 0}, "priority"),
+        ({"texts": ["w0"], "output_dimension": 0}, "output_dimension"),
     ],
     ids=str,
 )
