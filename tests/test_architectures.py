@@ -13,6 +13,8 @@ from transformers import AutoTokenizer
 
 from tests.architectures import ARCHITECTURES, LONGEST, Family, Head, build, loader
 
+pytestmark = pytest.mark.slow  # the equality of answers is tested over the same table
+
 TEXTS = ["The wheel turns.", "Where the river is high, the water runs over the wheel; 水车 öffnet.", "mill"]
 HEADED = [(name, head) for name, architecture in ARCHITECTURES.items() for head in architecture.heads[1:]]
 OF_A_FAMILY = {architecture.family: name for name, architecture in ARCHITECTURES.items()}

@@ -100,7 +100,7 @@ BEYOND_SCHEMAS = (
     Plant(SETTINGS, "HEADRACE_PORT=8000", "HEADRACE_PORT=8080", "are not those it listens on"),
     Plant(DEPLOYMENT, "containerPort: 9090", "containerPort: 9091", "are not those it listens on"),
     Plant(SETTINGS, "HEADRACE_HOST=0.0.0.0", "HEADRACE_HOST=127.0.0.1", "where no Service reaches it"),
-    Plant(DEPLOYMENT, "httpGet: {path: /livez, port: http}", "httpGet: {path: /health, port: http}", "livenessProbe asks for"),
+    Plant(DEPLOYMENT, "httpGet: {path: /livez, port: http}", "httpGet: {path: /alive, port: http}", "livenessProbe asks for"),
     Plant(DEPLOYMENT, "httpGet: {path: /livez, port: http}", "httpGet: {path: /livez, port: metrics}", "livenessProbe asks for"),
     Plant(DEPLOYMENT, "httpGet: {path: /livez, port: http}", "httpGet: {path: /readyz, port: http}", "a drain would look like a death"),
     Plant(DEPLOYMENT, "terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 45", "is killed after 45 s"),
@@ -110,7 +110,7 @@ BEYOND_SCHEMAS = (
     Plant(SETTINGS, "HEADRACE_MAX_TIMEOUT_MS=30000", "HEADRACE_MAX_TIMEOUT_MS=60000", "a call may outlive the drain"),
     Plant("components/gateway-api/route.yaml", "request: 30s", "request: 60s", "waits longer than the drain", Variant("prod")),
     Plant("components/gateway-api/route.yaml", "value: /v1/", "value: /", "HTTPRoute headrace: / publishes", Variant("prod")),
-    Plant("components/ingress/ingress.yaml", "path: /v1/", "path: /v2/", "/v2/ publishes nothing", Variant("cpu", ("ingress",))),
+    Plant("components/ingress/ingress.yaml", "path: /v1/", "path: /v9/", "/v9/ publishes nothing", Variant("cpu", ("ingress",))),
     Plant("base/SHA256SUMS", "53aa", "53ab", "is not that of the built-in model"),
     Plant(SETTINGS, "HEADRACE_CACHE_DIR=/models", "HEADRACE_CACHE_DIR=/models\n      - HEADRACE_MODEL=bge=/models/hub/bge/abc", "has no sum in SHA256SUMS"),
 )  # fmt: skip
