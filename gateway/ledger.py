@@ -69,13 +69,13 @@ class Ledger:
     def call(self, model: str) -> Iterator[Call]:
         """Count one call to a model; it has failed if it raises, or never gets an answer."""
         started = self._clock()
-        call = Call(self._clock)
+        call, ended_well = Call(self._clock), False
         try:
             yield call
-        except BaseException:
-            call.timings = None
-            raise
+            ended_well = True
         finally:
+            if not ended_well:
+                call.timings = None
             self._count(self.account(model), call, started)
 
     def _count(self, account: Account, call: Call, started: float) -> None:
