@@ -31,6 +31,7 @@ def main() -> int:
         "models": commands.models,
         "plan": commands.plan,
         "settings": commands.print_settings,
+        "child": commands.child,  # not for people: `serve --http-workers` starts it
     }
     if name in known:
         return known[name](arguments)

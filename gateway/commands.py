@@ -4,7 +4,10 @@ import argparse
 import asyncio
 import logging
 import os
+import pickle
+import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +15,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
-from prometheus_client import start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 
 import inference
+from gateway import child as children
 from gateway import config, progress, server
 from gateway import plan as planning
 from gateway.app import create_app
 from gateway.cards import Page
-from gateway.config import Settings, SettingsError
+from gateway.config import HttpConfig, Settings, SettingsError
 from gateway.lifecycle import Lifecycle
 from gateway.options import BOOLEAN, FLAGS
+from gateway.orders import MISUSED, Assignment
+from gateway.parent import Parent
 from gateway.plan import BadFile, Wish
+from gateway.samples import Pages
 from gateway.telemetry import Metrics
 from inference import CannotServe, Client, EngineConfig, InferenceError, Limits
 
@@ -32,12 +39,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _DRIFTED = 1
-_MISUSED = 2
 
 
 def serve(arguments: Sequence[str]) -> int:
     """Serve models over HTTP until a signal."""
     return _with_settings(arguments, _serve)
+
+
+def child(arguments: Sequence[str]) -> int:
+    """Be one of the processes of `serve --http-workers`: which one stands on standard input, in a pickle."""
+    assignment: Assignment = pickle.load(sys.stdin.buffer)  # from the parent that has made this process
+    _start_logging(assignment.settings.log.level)
+    try:
+        return children.run(assignment)
+    except CannotServe as err:
+        return _refuse(str(err))
 
 
 def fetch(arguments: Sequence[str]) -> int:
@@ -214,18 +230,17 @@ def _page(config: EngineConfig, told: argparse.Namespace) -> Page:
 
 def _serve(settings: Settings) -> int:
     http = settings.http
-    metrics = Metrics(settings.engine.limits.latency_target_s)
     try:
         listener = server.bind(http.host, http.port)
     except OSError as err:
         return _refuse(f"cannot listen on {http.host}:{http.port}: {err.strerror}; choose another --port")
+    if http.workers > 0:
+        return _serve_in_several(settings, listener)
+    metrics = Metrics(settings.engine.limits.latency_target_s)
     try:
-        exporter, _ = start_http_server(http.metrics_port, http.host, metrics.registry)
+        _export(http, metrics.registry)
     except OSError as err:
-        return _refuse(
-            f"cannot listen on {http.host}:{http.metrics_port}: {err.strerror}; choose another --metrics-port"
-        )
-    _log.info("metrics on %s/metrics", server.url(http.host, exporter.server_port))
+        return _refuse_metrics(http, err)
     with progress.shown() as step:
         engine = inference.Engine(settings.engine, observer=metrics.engine_event, progress=step)
         client = Client(engine, settings.engine.limits, auto_truncate=settings.engine.auto_truncate)
@@ -236,6 +251,28 @@ def _serve(settings: Settings) -> int:
     if lifecycle.state == "starting" or not lifecycle.healthy:
         os._exit(code)  # a thread that loads weights, or is stuck in the device, cannot be interrupted
     return code
+
+
+def _serve_in_several(settings: Settings, listener: socket.socket) -> int:
+    """Be the parent of the engine's process and those for HTTP; torch and models are not loaded here."""
+    with tempfile.TemporaryDirectory(prefix="headrace-") as home:  # 0700
+        parent = Parent(settings, listener, Path(home))
+        registry = CollectorRegistry()
+        registry.register(Pages(parent.pages))
+        try:
+            _export(settings.http, registry)
+        except OSError as err:
+            return _refuse_metrics(settings.http, err)
+        return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(parent.run())
+
+
+def _export(http: HttpConfig, registry: CollectorRegistry) -> None:
+    exporter, _ = start_http_server(http.metrics_port, http.host, registry)
+    _log.info("metrics on %s/metrics", server.url(http.host, exporter.server_port))
+
+
+def _refuse_metrics(http: HttpConfig, err: OSError) -> int:
+    return _refuse(f"cannot listen on {http.host}:{http.metrics_port}: {err.strerror}; choose another --metrics-port")
 
 
 def _start_logging(level: str) -> None:
@@ -249,4 +286,4 @@ def _start_logging(level: str) -> None:
 
 def _refuse(message: str) -> int:
     sys.stderr.write(f"headrace: {message}\n")
-    return _MISUSED
+    return MISUSED

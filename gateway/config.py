@@ -44,6 +44,7 @@ class HttpConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     metrics_port: int = 9090
+    workers: int = 0
     max_body_bytes: int = 8 * 1024 * 1024
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0

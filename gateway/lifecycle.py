@@ -15,16 +15,22 @@ State = Literal["starting", "ready", "draining", "stopped"]
 class Lifecycle:
     """The state of this replica."""
 
-    def __init__(self, client: Client, metrics: Metrics) -> None:
-        """Begin as starting."""
-        self.state: State = "starting"
+    def __init__(self, client: Client, metrics: Metrics, *, with_engine: bool = True) -> None:
+        """Begin as starting; without an engine in this process, what is told of it is left to the other one."""
+        self._state: State = "starting"
         self._client = client
         self._metrics = metrics
+        self._with_engine = with_engine
+
+    @property
+    def state(self) -> State:
+        """How far it is; an engine in another process may start again."""
+        return "starting" if self._state == "ready" and not self._client.ready else self._state
 
     @property
     def draining(self) -> bool:
         """Whether callers should go elsewhere."""
-        return self.state in {"draining", "stopped"}
+        return self._state in {"draining", "stopped"}
 
     @property
     def healthy(self) -> bool:
@@ -34,14 +40,15 @@ class Lifecycle:
     async def start(self) -> None:
         """Load and warm up every model, then be ready; raises CannotServe."""
         await self._client.start()
-        for model in self._client.models.values():
-            self._metrics.loaded(model)
-        self._metrics.watch(self._client.statistics, lambda: self.state == "ready" and self.healthy)
-        self.state = "ready"
+        if self._with_engine:
+            for model in self._client.models.values():
+                self._metrics.loaded(model)
+            self._metrics.watch(self._client.statistics, lambda: self.state == "ready" and self.healthy)
+        self._state = "ready"
 
     def drain(self) -> None:
         """Tell the probes that this replica is going; calls are still taken and answered."""
-        self.state = "draining"
+        self._state = "draining"
 
     async def device_lost(self) -> None:
         """Wait until a device is lost; only a new process can help then."""
@@ -54,7 +61,7 @@ class Lifecycle:
     async def stop(self) -> None:
         """Answer what was taken, and stop the engine."""
         await self._client.stop()
-        self.state = "stopped"
+        self._state = "stopped"
 
     def routes(self) -> list[Route]:
         """`/livez` and `/readyz`."""

@@ -184,6 +184,7 @@ KEYS = (
     Key("host", "http.host", HOST, "Address to listen on; any but a loopback one needs allow-anonymous"),
     Key("port", "http.port", PORT, "Port of the API; 0 takes any free one"),
     Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),
+    Key("http-workers", "http.workers", _whole("", 0, 64), "Processes for HTTP beside the engine's; 0: all in one"),
     Key("allow-anonymous", "http.allow_anonymous", BOOLEAN, "Answer callers without a key on any address"),
     Key("max-priority", "http.max_priority", _whole("", -9, 9), "Highest class a call may ask for; lower is free"),
     Key("max-body-bytes", "http.max_body_bytes", _whole(" of bytes", 1, 1 << 40), "Largest body of a call"),

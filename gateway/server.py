@@ -59,9 +59,11 @@ async def run(
     http: HttpConfig,
     drain: DrainConfig,
     lifecycle: Lifecycle,
+    *,
+    signals: "Signals | None" = None,
 ) -> int:
     """Serve until a signal, drain, and return the exit code; raises CannotServe if a model cannot be loaded."""
-    signals = _Signals()
+    signals = signals or Signals()
     server = _Server(_uvicorn_config(app, http, drain))
     serving = asyncio.create_task(server.serve([listener]))
     starting = asyncio.create_task(lifecycle.start())
@@ -73,7 +75,7 @@ async def run(
         _log.warning("stopped while starting")
         return 0  # nothing was taken
     if starting.exception() is None:
-        _freeze_what_is_loaded()
+        freeze_what_is_loaded()
         _log.info("ready: listening on %s", url(*listener.getsockname()[:2]))
         dying = asyncio.create_task(lifecycle.device_lost())
         await asyncio.wait({stopping, serving, dying}, return_when=asyncio.FIRST_COMPLETED)
@@ -86,13 +88,13 @@ async def run(
     return 1 if lost or not lifecycle.healthy else 0
 
 
-def _freeze_what_is_loaded() -> None:
+def freeze_what_is_loaded() -> None:
     """Take what is loaded out of the garbage collector's sight: a full collection took 190 ms of all threads."""
     gc.collect()
     gc.freeze()
 
 
-async def _announce_drain(signals: "_Signals", drain: DrainConfig, lifecycle: Lifecycle) -> None:
+async def _announce_drain(signals: "Signals", drain: DrainConfig, lifecycle: Lifecycle) -> None:
     """Fail readiness at once, and go on accepting until load balancers have noticed."""
     lifecycle.drain()
     delay_s = 0.0 if signals.interrupted else drain.drain_delay_s
@@ -116,22 +118,30 @@ async def _finish(serving: asyncio.Task[None], drain: DrainConfig, lifecycle: Li
     return lost
 
 
-class _Signals:
+class Signals:
     """The first signal sets `first`; a second one does not wait for anything."""
 
     def __init__(self) -> None:
+        """Take SIGTERM and SIGINT over, on the running loop."""
         self.first = asyncio.Event()
         self.interrupted = False
+        self._signalled = False
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._arrived, number)
 
+    def stop(self, *, interrupted: bool) -> None:
+        """Stop as a first signal would; beside one it changes nothing, nor does it make one the second."""
+        if not self.first.is_set():
+            self.interrupted = interrupted
+            self.first.set()
+
     def _arrived(self, number: signal.Signals) -> None:
-        if self.first.is_set():
+        if self._signalled:
             _log.warning("a second signal: leaving at once")
             os._exit(128 + number)
-        self.interrupted = number == signal.SIGINT
-        self.first.set()
+        self._signalled = True
+        self.stop(interrupted=number == signal.SIGINT)
 
 
 class _Server(uvicorn.Server):

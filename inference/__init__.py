@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from inference.config import DeviceConfig, EngineConfig, ForModel, Limits, ModelSource, default_cache_dir, told_for
     from inference.cost import CostModel
     from inference.demand import Demand, DemandMeter
-    from inference.engine import Engine, Progress, ServedModel
+    from inference.engine import Engine, Progress
     from inference.errors import (
         CannotServe,
         DeadlineExceeded,
@@ -52,9 +52,13 @@ if TYPE_CHECKING:
     from inference.fetch import DEFAULT_MODEL
     from inference.golden import Drift, compare, read_golden, read_inputs, record, write_golden
     from inference.heap import share_one_heap
+    from inference.host import Host
     from inference.labels import ranked, sigmoid, softmax
     from inference.lane import Lane
+    from inference.line import Line
+    from inference.model import ServedModel
     from inference.profile import Profile
+    from inference.remote import RemoteEngine
     from inference.request import Dispatched, Report, Shape
     from inference.scheduler import Scheduler
     from inference.spans import Aggregation, Span
@@ -113,7 +117,6 @@ _HOMES = {
     "engine": (
         "Engine",
         "Progress",
-        "ServedModel",
     ),
     "errors": (
         "CannotServe",
@@ -137,13 +140,17 @@ _HOMES = {
         "write_golden",
     ),
     "heap": ("share_one_heap",),
+    "host": ("Host",),
     "labels": (
         "ranked",
         "sigmoid",
         "softmax",
     ),
     "lane": ("Lane",),
+    "line": ("Line",),
+    "model": ("ServedModel",),
     "profile": ("Profile",),
+    "remote": ("RemoteEngine",),
     "request": (
         "Dispatched",
         "Report",
@@ -197,6 +204,7 @@ __all__ = [
     "Fill",
     "FillMask",
     "ForModel",
+    "Host",
     "InferenceError",
     "InputType",
     "Inputs",
@@ -204,6 +212,7 @@ __all__ = [
     "Item",
     "Lane",
     "Limits",
+    "Line",
     "Loaded",
     "ModelSource",
     "OutOfMemory",
@@ -212,6 +221,7 @@ __all__ = [
     "Profile",
     "Progress",
     "Relevance",
+    "RemoteEngine",
     "Report",
     "Rerank",
     "RuntimeFailed",

@@ -37,6 +37,7 @@ from inference.config import Limits
 from inference.errors import DeadlineExceeded, DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
 from inference.intake import Piece, Served, check_answer, check_items, check_tokens
 from inference.labels import scores, sigmoid
+from inference.model import ServedModel
 from inference.reading import cosines, fills, fits, shorten, sparse
 from inference.request import Call, Output, Request, Result, Row
 from inference.scheduler import Work
@@ -46,7 +47,8 @@ from inference.tokenizer import Token, Truncation
 
 if TYPE_CHECKING:
     from inference.batcher import BatcherStatistics
-    from inference.engine import Engine, ServedModel
+    from inference.engine import Engine
+    from inference.remote import RemoteEngine
 
 _ON_THE_LOOP_TEXTS: Final = 64
 _ON_THE_LOOP_CHARACTERS: Final = 2000  # shorter texts are tokenised at once: a thread's round trip costs more
@@ -73,7 +75,7 @@ class Client:
 
     def __init__(
         self,
-        engine: "Engine",
+        engine: "Engine | RemoteEngine",
         limits: Limits,
         *,
         auto_truncate: bool = False,
@@ -85,12 +87,19 @@ class Client:
         self._auto_truncate = auto_truncate
         self._clock = clock
         self._closing = False
+        self._started = False
+        self._known: Mapping[str, ServedModel] = {}  # what `_served` was made of
         self._served: dict[str, Served] = {}
 
     @property
-    def models(self) -> "Mapping[str, ServedModel]":
+    def models(self) -> Mapping[str, ServedModel]:
         """What is served, by name; empty while starting."""
-        return {name: served.model for name, served in self._served.items()}
+        return {name: served.model for name, served in self._all().items()}
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to call: an engine in another process may start again."""
+        return bool(self._all())
 
     @property
     def healthy(self) -> bool:
@@ -101,7 +110,7 @@ class Client:
         """Load every model and begin to serve; raises CannotServe."""
         await asyncio.to_thread(self._engine.load)
         self._engine.start()
-        self._served = {name: Served(model) for name, model in self._engine.models.items()}
+        self._started = True
 
     async def lost(self) -> None:
         """Wait until a device is lost."""
@@ -122,7 +131,7 @@ class Client:
         """Take a snapshot of the engine; None while starting."""
         return self._engine.statistics()
 
-    def model_for(self, name: str | None, ability: Ability | None) -> "ServedModel":
+    def model_for(self, name: str | None, ability: Ability | None) -> ServedModel:
         """Return the model that is meant, or the only one that can do this (None: anything); raises InvalidRequest."""
         return self._find(name, ability).model
 
@@ -232,15 +241,24 @@ class Client:
             ],
         )
 
+    def _all(self) -> Mapping[str, Served]:
+        """What is served, with tokenizers: made again whenever the engine serves something else."""
+        models = self._engine.models
+        if self._started and models is not self._known:
+            self._served = {name: Served(model) for name, model in models.items()}
+            self._known = models
+        return self._served
+
     def _find(self, name: str | None, ability: Ability | None) -> Served:
         if not self.healthy:
             raise DeviceLost("the device answers no more")
-        if not self._served or self._closing:
+        all_served = self._all()
+        if not all_served or self._closing:
             raise Unavailable("draining" if self._closing else "starting")
-        if name is not None and name not in self._served:
-            known = ", ".join(self._served)
+        if name is not None and name not in all_served:
+            known = ", ".join(all_served)
             raise UnknownModel(f"the model {name!r} is not served; there is: {known}", "model")
-        meant = list(self._served.values()) if name is None else [self._served[name]]
+        meant = list(all_served.values()) if name is None else [all_served[name]]
         able = [served for served in meant if ability is None or ability in served.model.abilities]
         if len(able) == 1:
             return able[0]
@@ -302,7 +320,7 @@ def _answer(served: Served, ran: _Run[Piece], items: Sequence[Item]) -> Answer[I
     return Answer(served.model.name, items, ran.tokens, ran.timings)
 
 
-def _check_dimensions(ask: Embed, model: "ServedModel") -> None:
+def _check_dimensions(ask: Embed, model: ServedModel) -> None:
     if ask.dimensions is not None and not 1 <= ask.dimensions <= model.hidden_size:
         raise InvalidRequest(f"must be between 1 and {model.hidden_size} for {model.name}", ask.dimensions_field)
 

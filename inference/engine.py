@@ -3,12 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from inference.batcher import Batcher, BatcherStatistics, Observer
 from inference.card import Loaded
-from inference.checkpoint import Checkpoint, Pooling, open_checkpoints
+from inference.checkpoint import Checkpoint, open_checkpoints
 from inference.config import EngineConfig, told_for
 from inference.cost import CostModel
 from inference.device import Device, choose_dtype, open_device
@@ -18,11 +18,12 @@ from inference.footprint import peak_bytes, resident_bytes
 from inference.golden import check, read_golden
 from inference.judge import question
 from inference.lane import Lane
+from inference.model import ServedModel
 from inference.profile import Profile, measure, rehearse, teach
 from inference.request import Call, Request, Result, Row
 from inference.scheduler import Refused, Scheduler, Work
-from inference.task import Ability, ProblemType, Task, abilities
-from inference.tokenizer import Text, TextTokenizer, TokenizerFile, read_vocabulary
+from inference.task import abilities
+from inference.tokenizer import Text, TextTokenizer, read_vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -39,33 +40,6 @@ class Progress:
     stage: str  # `load` or `warm up`
     done: int
     total: int
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model that is ready: what it is, and how its text becomes tokens."""
-
-    name: str
-    task: Task
-    abilities: tuple[Ability, ...]
-    revision: str | None
-    dtype: str
-    device: str
-    packed: bool
-    hidden_size: int  # width of a vector that it answers
-    vocab_size: int
-    max_length: int  # tokens, special tokens included
-    normalised: bool
-    tokenizer: TokenizerFile
-    load_s: float = 0.0
-    warm_up_s: float = 0.0
-    causal: bool = False
-    labels: tuple[str, ...] = ()
-    problem_type: ProblemType = "single_label_classification"
-    pooling: Pooling = "mean"
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt: str | None = None
-    padded_because: str | None = None  # None: packed
 
 
 class Engine:

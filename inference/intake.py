@@ -4,7 +4,7 @@ that names the field.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -12,12 +12,10 @@ from inference.asks import Inputs, InputType, size_of
 from inference.config import Limits
 from inference.errors import InvalidRequest
 from inference.judge import question
+from inference.model import ServedModel
 from inference.request import Output, Shape, Tokens
 from inference.spans import Marked
 from inference.tokenizer import Text, TextTokenizer, Tokenised, Truncation
-
-if TYPE_CHECKING:
-    from inference.engine import ServedModel
 
 _FIRST_RATIO: Final = 0.05  # tokens a character, before anything was learned: English has 0.2 to 0.25
 _SEAM: Final = 4  # tokens
@@ -34,7 +32,7 @@ Piece = TypeVar("Piece", Tokenised, Marked)
 class Served:
     """A model with its tokenizer, and what its texts cost so far."""
 
-    def __init__(self, model: "ServedModel") -> None:
+    def __init__(self, model: ServedModel) -> None:
         """Take a model that is ready."""
         self.model = model
         self.tokenizer = TextTokenizer(model.tokenizer, model.max_length)
@@ -162,7 +160,7 @@ def check_items(inputs: Inputs, limits: Limits) -> None:
             raise InvalidRequest("must not be empty", inputs.name(index))
 
 
-def check_tokens(pieces: Sequence[Tokenised | Marked], inputs: Inputs, model: "ServedModel", most: int) -> int:
+def check_tokens(pieces: Sequence[Tokenised | Marked], inputs: Inputs, model: ServedModel, most: int) -> int:
     """Refuse what the model cannot read, or the queue cannot hold; returns how many tokens there are."""
     lists = [piece.ids for piece in pieces]
     for index, ids in enumerate(lists):
