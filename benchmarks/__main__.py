@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks import autoscale, demand, goodput, idle, machine, overhead, policy, serving, tasks
+from benchmarks import autoscale, demand, goodput, http, idle, machine, overhead, policy, serving, tasks
 from benchmarks.results import Findings, publish
 
 NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
     "autoscale": autoscale.run,
     "demand": demand.run,
     "goodput": goodput.run,
+    "http": http.run,
     "idle": idle.run,
     "overhead": overhead.run,
     "policy": policy.run,

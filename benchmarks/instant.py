@@ -2,16 +2,19 @@
 A gateway whose model costs no CPU: the real HTTP parts, client, batcher and scheduler before a runtime that waits a
 little, as for a GPU, and answers from vectors made beforehand. What is left is what a call costs beside its model.
 
-`python -m benchmarks.instant PORT STATE` serves it; a `full` one has a batch that never ends, and refuses everybody.
+`python -m benchmarks.instant PORT STATE [HTTP_WORKERS]` serves it; a `full` one has a batch that never ends, and
+refuses everybody.
 """
 
 import asyncio
 import logging
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -22,9 +25,10 @@ from gateway import server
 from gateway.app import create_app
 from gateway.config import DrainConfig, Settings
 from gateway.lifecycle import Lifecycle
+from gateway.parent import Parent
 from gateway.telemetry import Metrics
 from inference import Client, Engine, ServedModel, TokenizerFile
-from inference.batcher import Batcher
+from inference.batcher import Batcher, Observer
 from inference.checkpoint import read_checkpoint
 from inference.config import EngineConfig, Limits, default_cache_dir
 from inference.cost import CostModel
@@ -55,7 +59,7 @@ class Instant:
 def instant(state: State) -> Instant:
     """Join the parts as `headrace serve` does, with its default settings."""
     metrics = Metrics(_SETTINGS.engine.limits.latency_target_s)
-    engine = _InstantEngine(state, metrics)
+    engine = _InstantEngine(state, metrics.engine_event)
     client = Client(engine, _SETTINGS.engine.limits)
     lifecycle = Lifecycle(client, metrics)
     return Instant(create_app(_SETTINGS, client, lifecycle, metrics), lifecycle)
@@ -85,8 +89,8 @@ class _Vectors:
 class _InstantEngine(Engine):
     """The real engine with the real tokenizer; only its runtime is `_Vectors`."""
 
-    def __init__(self, state: State, metrics: Metrics) -> None:
-        super().__init__(EngineConfig(), observer=metrics.engine_event)
+    def __init__(self, state: State, observer: Observer) -> None:
+        super().__init__(EngineConfig(), observer=observer)
         self._state = state
         self._runtime = _Vectors(state)
         self._occupied: asyncio.Task[object] | None = None
@@ -136,14 +140,24 @@ def _served(tokenizer: TokenizerFile) -> ServedModel:
     )
 
 
-def main(port: int, state: State) -> int:
-    """Serve until a signal, with the log that `headrace serve` writes."""
+def engine_of_its_own(config: EngineConfig, *, observer: Observer, progress: object) -> Engine:
+    """Make the idle engine, in the process that `--http-workers` has for it."""
+    return _InstantEngine("idle", observer)
+
+
+def main(port: int, state: State, workers: int) -> int:
+    """Serve until a signal, with the log that `headrace serve` writes; several processes have an idle engine."""
     logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    made = instant(state)
     listener = server.bind("127.0.0.1", port)
+    if workers > 0:
+        settings = replace(_SETTINGS, http=replace(_SETTINGS.http, workers=workers))
+        with tempfile.TemporaryDirectory() as home:
+            parent = Parent(settings, listener, Path(home), engine="benchmarks.instant:engine_of_its_own")
+            return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(parent.run())
+    made = instant(state)
     serving = server.run(made.app, listener, _SETTINGS.http, _SETTINGS.drain, made.lifecycle)
     return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), STATES[STATES.index(sys.argv[2])]))
+    sys.exit(main(int(sys.argv[1]), STATES[STATES.index(sys.argv[2])], int([*sys.argv, "0"][3])))

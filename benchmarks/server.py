@@ -46,8 +46,15 @@ class Process:
 
     def cpu_s(self) -> float:
         """Seconds of CPU that the server and its children have used, user and system."""
-        times = [process.cpu_times() for process in (self._process, *self._process.children(recursive=True))]
-        return float(sum(spent.user + spent.system for spent in times))
+        return sum(map(_cpu_s, (self._process, *self._process.children(recursive=True))))
+
+    def cpu_by_role_s(self) -> dict[str, float]:
+        """Seconds of CPU by what a process is for, where HTTP has processes of its own: only those serve a port."""
+        spent = {"parent": _cpu_s(self._process), "engine": 0.0, "HTTP": 0.0}
+        for child in self._process.children():
+            role = "HTTP" if child.net_connections("tcp") else "engine"
+            spent[role] += _cpu_s(child)
+        return spent
 
     def loop_cpu_s(self) -> float:
         """Seconds of CPU of its main thread alone: HTTP, tokenising short texts, admission."""
@@ -96,16 +103,16 @@ def serving(core: int, *flags: str) -> Iterator[Server]:
 
 @contextmanager
 def running(
-    core: int, command: Sequence[str], *, environment: Mapping[str, str], port: int, ready: str
+    core: int | set[int], command: Sequence[str], *, environment: Mapping[str, str], port: int, ready: str
 ) -> Iterator[Process]:
-    """Run a server of somebody else's on one core until the block ends; raises NotReady."""
+    """Run a server of somebody else's on one core, or on several, until the block ends; raises NotReady."""
     with _process(core, command, port=port, ready=ready, environment=environment) as process:
         yield Process(process, port)
 
 
 @contextmanager
 def _process(
-    core: int, command: Sequence[str], *, port: int, ready: str, environment: Mapping[str, str] | None = None
+    core: int | set[int], command: Sequence[str], *, port: int, ready: str, environment: Mapping[str, str] | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
     with ExitStack() as stack:
         log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
@@ -117,10 +124,10 @@ def _process(
 
 
 @contextmanager
-def _pinned(core: int) -> Iterator[None]:
-    """Let processes that are started inside inherit this core."""
+def _pinned(core: int | set[int]) -> Iterator[None]:
+    """Let processes that are started inside inherit this core, or these."""
     own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, core if isinstance(core, set) else {core})
     try:
         yield
     finally:
@@ -138,6 +145,11 @@ def _await_ready(process: "subprocess.Popen[bytes]", port: int, ready: str, log:
             return
         time.sleep(0.2)
     raise NotReady("\n".join(log.read_text(errors="replace").splitlines()[-20:]))
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    spent = process.cpu_times()
+    return float(spent.user + spent.system)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -76,8 +76,6 @@ class Parent:
         self._engine = engine
         self._path = home / "engine.sock"
         self._engines = socket.socket(socket.AF_UNIX)
-        self._engines.bind(str(self._path))
-        self._engines.listen()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._children: list[_Child] = []
         self._departed: list[Family] = []  # what processes counted that have ended
@@ -87,6 +85,12 @@ class Parent:
 
     async def run(self) -> int:
         """Keep all processes going until a signal, stop them, and return the exit code."""
+        self._engines.bind(str(self._path))
+        self._engines.listen()
+        with self._engines:
+            return await self._run()
+
+    async def _run(self) -> int:
         self._loop = asyncio.get_running_loop()
         signals = Signals()
         keeping = [asyncio.create_task(self._keep("engine"))]

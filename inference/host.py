@@ -68,6 +68,12 @@ class Host:
         for line in self._guests:
             self._tell(line)
 
+    async def close(self) -> None:
+        """Hang up on everybody, and take no more guests."""
+        self._server.close()
+        for line in list(self._guests):
+            await line.closed()
+
     async def deserted(self) -> None:
         """Wait until no guest is there."""
         await self._deserted.wait()
@@ -79,6 +85,7 @@ class Host:
                 self._greet(line, message.version)
             case Ask() if guest is not None:
                 self._begin(guest, message)
+                self._report_soon()
             case Cancel() if guest is not None:
                 call = guest.calls.pop(message.number, None)
                 if call is not None:

@@ -62,6 +62,13 @@ class RemoteEngine:
         await self._reach()
         self._life = asyncio.create_task(self._keep())
 
+    async def disconnect(self) -> None:
+        """Leave the engine for good."""
+        if self._life is not None:
+            self._life.cancel()
+        if self._line is not None:
+            await self._line.closed()
+
     def load(self) -> None:
         """Wait until the engine has loaded its models (blocking, on any thread); raises CannotServe."""
         self._loaded.wait()
@@ -126,8 +133,10 @@ class RemoteEngine:
         """Nothing: the connection ends with this process, and the engine sees it."""
 
     async def _keep(self) -> None:
-        while not self._turned_away:
+        while True:
             await self._gone.wait()
+            if self._turned_away:
+                return
             await asyncio.sleep(_AGAIN_S)
             await self._reach()
 
@@ -169,6 +178,8 @@ class RemoteEngine:
         """Fail whatever waits for an engine that has gone: its successor knows nothing of it."""
         self._line = None
         self.models = {}
+        if not self._turned_away:
+            self._loaded.clear()
         self._statistics = None
         self._fail_all(Unavailable("the engine has gone, and starts again"))
         self._gone.set()

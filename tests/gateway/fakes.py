@@ -20,7 +20,18 @@ from gateway.app import create_app
 from gateway.config import Settings
 from gateway.lifecycle import Lifecycle
 from gateway.telemetry import Metrics
-from inference import CannotServe, Client, Dispatched, Limits, Report, ServedModel, TokenizerFile, Unavailable
+from inference import (
+    CannotServe,
+    Client,
+    DeviceLost,
+    Dispatched,
+    EngineConfig,
+    Limits,
+    Report,
+    ServedModel,
+    TokenizerFile,
+    Unavailable,
+)
 from inference.batcher import Batcher, BatcherStatistics
 from inference.cost import CostModel
 from inference.lane import Lane
@@ -33,6 +44,7 @@ HIDDEN = 384
 VOCABULARY = 120
 MAX_LENGTH = 16  # tokens, [CLS] and [SEP] included
 MASK = VOCABULARY - 1
+DEADLY, LOST = 13, 11  # the tokens of w9 and w7, in the engine's own process
 
 
 LABELS: Mapping[Task, tuple[str, ...]] = {
@@ -370,3 +382,23 @@ def post(body: bytes, *lines: str, close: bool = False) -> bytes:
     head += [f"Content-Length: {len(body)}"] if not any("transfer" in line.lower() for line in lines) else []
     head += ["Connection: close"] * close
     return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def engine_of_its_own(
+    config: EngineConfig, *, observer: Callable[[Dispatched | Report], None], **_: object
+) -> FakeEngine:
+    """The fake engine as the engine's process makes it; `w9` ends that process, and `w7` loses the device."""
+    engine = FakeEngine(limits=replace(config.limits, max_batch_tokens=64))
+    engine.observer = observer
+    launch = engine.device.launch
+
+    def launch_or_die(batch: Batch) -> "FakeDevice.Launched":
+        words = {int(token) for entry in batch.entries for token in entry.request.tokens}
+        if DEADLY in words:
+            os._exit(9)
+        if LOST in words:
+            raise DeviceLost("gone")
+        return launch(batch)
+
+    engine.device.launch = launch_or_die  # type: ignore[method-assign]
+    return engine

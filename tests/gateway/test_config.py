@@ -284,6 +284,8 @@ def test_a_mistake_says_where_what_and_the_fix(arguments: list[str], expected: s
         ("port", "65536"),
         ("port", "-1"),
         ("metrics-port", "8.5"),
+        ("http-workers", "-1"),
+        ("http-workers", "65"),
         ("host", "127.0.0.1:80"),
         ("host", "a b"),
         ("device", "gpu"),
@@ -458,6 +460,7 @@ values: dict[str, st.SearchStrategy[object]] = {
     "host": st.sampled_from(["127.0.0.1", "localhost", "::1"]),
     "port": st.integers(0, 9089),  # below the default of metrics-port
     "metrics-port": st.integers(30_001, 65_535),
+    "http-workers": st.integers(0, 64),
     "max-body-bytes": st.integers(1, 10**9),
     "header-timeout": times,
     "body-timeout": st.floats(0.01, 100),
