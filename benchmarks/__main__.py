@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks import autoscale, demand, goodput, http, idle, machine, overhead, policy, serving, tasks
+from benchmarks import autoscale, demand, goodput, http, idle, kills, machine, overhead, policy, serving, tasks
 from benchmarks.results import Findings, publish
 
 NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
@@ -14,6 +14,7 @@ NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
     "goodput": goodput.run,
     "http": http.run,
     "idle": idle.run,
+    "kills": kills.run,
     "overhead": overhead.run,
     "policy": policy.run,
     "serving": serving.run,

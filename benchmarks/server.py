@@ -1,5 +1,6 @@
 """A Headrace server in a process of its own on one core, and what that process spends."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -48,13 +49,18 @@ class Process:
         """Seconds of CPU that the server and its children have used, user and system."""
         return sum(map(_cpu_s, (self._process, *self._process.children(recursive=True))))
 
-    def cpu_by_role_s(self) -> dict[str, float]:
-        """Seconds of CPU by what a process is for, where HTTP has processes of its own: only those serve a port."""
-        spent = {"parent": _cpu_s(self._process), "engine": 0.0, "HTTP": 0.0}
+    def children_by_role(self) -> dict[str, list[psutil.Process]]:
+        """Return its processes by what they are for, where HTTP has processes of its own: only those serve a port."""
+        found: dict[str, list[psutil.Process]] = {"engine": [], "HTTP": []}
         for child in self._process.children():
-            role = "HTTP" if child.net_connections("tcp") else "engine"
-            spent[role] += _cpu_s(child)
-        return spent
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                found["HTTP" if child.net_connections("tcp") else "engine"].append(child)
+        return found
+
+    def cpu_by_role_s(self) -> dict[str, float]:
+        """Seconds of CPU by what a process is for, that of the parent, or the only one, too."""
+        spent = {role: sum(map(_cpu_s, found)) for role, found in self.children_by_role().items()}
+        return {"parent": _cpu_s(self._process), **spent}
 
     def loop_cpu_s(self) -> float:
         """Seconds of CPU of its main thread alone: HTTP, tokenising short texts, admission."""

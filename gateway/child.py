@@ -36,7 +36,9 @@ class _Leash:
         """Take what is counted here, and how to stop (`True`: without delay)."""
         self._registry = registry
         self._stop = stop
-        self.line: Line[FromParent] = Line(self._heard, lambda line: stop(True), FromParent)
+        self._stopping = False
+        self._leaving = False
+        self.line: Line[FromParent] = Line(self._heard, self._cut, FromParent)
 
     async def hold(self, control: int) -> None:
         """Begin to listen."""
@@ -44,16 +46,30 @@ class _Leash:
         end.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self.line, sock=end)
 
-    def report(self) -> None:
-        """Tell what is counted here."""
+    async def release(self) -> None:
+        """Tell for the last time what is counted here, and leave."""
+        self._leaving = True
+        self._report()
+        await self.line.closed()
+
+    def _report(self) -> None:
         self.line.send(Counted(samples.read(self._registry)))
 
     def _heard(self, line: Line[FromParent], message: FromParent) -> None:
         match message:
             case Stop():
+                self._stopping = True
                 self._stop(message.interrupted)
             case Count():
-                self.report()
+                self._report()
+
+    def _cut(self, line: Line[FromParent]) -> None:
+        """Drain without a parent; one that leaves while its children drain had a second signal."""
+        if self._leaving:
+            return
+        if self._stopping:
+            os._exit(1)
+        self._stop(True)
 
 
 async def _serve_http(assignment: Assignment) -> int:
@@ -70,8 +86,7 @@ async def _serve_http(assignment: Assignment) -> int:
     leash.line.send(Started())
     listener = socket.socket(fileno=assignment.listener)
     code = await server.run(app, listener, settings.http, settings.drain, lifecycle, signals=signals)
-    leash.report()
-    await leash.line.closed()
+    await leash.release()
     if lifecycle.state == "starting":
         os._exit(code)  # a thread that waits for the engine cannot be interrupted
     return code
@@ -105,8 +120,7 @@ async def _serve_engine(assignment: Assignment) -> int:
     await asyncio.wait({lost, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not lost.done():
         await asyncio.wait({lost, asyncio.create_task(host.deserted())}, return_when=asyncio.FIRST_COMPLETED)
-    leash.report()
-    await leash.line.closed()
+    await leash.release()
     if lost.done():
         os._exit(1)  # a thread that is stuck in the device cannot be interrupted
     engine.close()

@@ -81,7 +81,7 @@ class Host:
     def _heard(self, line: Line[FromWorker], message: FromWorker) -> None:
         guest = self._guests.get(line)
         match message:
-            case Hello():
+            case Hello() if guest is None:
                 self._greet(line, message.version)
             case Ask() if guest is not None:
                 self._begin(guest, message)
@@ -91,7 +91,7 @@ class Host:
                 if call is not None:
                     call.cancel()
             case _:
-                raise BadFrame("it began without a greeting")
+                raise BadFrame("it did not begin with its greeting, or repeated it")
 
     def _greet(self, line: Line[FromWorker], version: str) -> None:
         if version != self._version:
