@@ -5,12 +5,13 @@ It stops when its parent says so, or has gone. The engine's outlasts the HTTP pr
 """
 
 import asyncio
+import contextlib
 import importlib
 import os
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -21,6 +22,8 @@ from gateway.lifecycle import Lifecycle
 from gateway.orders import Assignment, Count, Counted, FromParent, Started, Stop
 from gateway.telemetry import Metrics
 from inference import Client, Host, Line, RemoteEngine
+
+_FAREWELL_S: Final = 1.0  # for the HTTP processes to hear what became of their calls when the device is lost
 
 
 def run(assignment: Assignment) -> int:
@@ -86,6 +89,7 @@ async def _serve_http(assignment: Assignment) -> int:
     leash.line.send(Started())
     listener = socket.socket(fileno=assignment.listener)
     code = await server.run(app, listener, settings.http, settings.drain, lifecycle, signals=signals)
+    await remote.disconnect()
     await leash.release()
     if lifecycle.state == "starting":
         os._exit(code)  # a thread that waits for the engine cannot be interrupted
@@ -122,6 +126,8 @@ async def _serve_engine(assignment: Assignment) -> int:
         await asyncio.wait({lost, asyncio.create_task(host.deserted())}, return_when=asyncio.FIRST_COMPLETED)
     await leash.release()
     if lost.done():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(host.close(), _FAREWELL_S)
         os._exit(1)  # a thread that is stuck in the device cannot be interrupted
     engine.close()
     return 0

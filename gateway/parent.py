@@ -96,7 +96,7 @@ class Parent:
         keeping = [asyncio.create_task(self._keep("engine"))]
         keeping += [asyncio.create_task(self._keep("HTTP process")) for _ in range(self._settings.http.workers)]
         ends = [asyncio.create_task(end.wait()) for end in (signals.first, self._hopeless)]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*ends, *keeping], return_when=asyncio.FIRST_COMPLETED)
         self._stopping = True
         for child in self._children:
             child.line.send(Stop(signals.interrupted or self._hopeless.is_set()))

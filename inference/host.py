@@ -54,6 +54,7 @@ class Host:
         self._guests: dict[Line[FromWorker], _Guest] = {}
         self._deserted = asyncio.Event()
         self._deserted.set()
+        self._announced = False
         self._due: asyncio.TimerHandle | None = None
 
     async def listen(self, listener: socket.socket) -> None:
@@ -64,12 +65,13 @@ class Host:
         )
 
     def announce(self) -> None:
-        """Tell every guest what is served now."""
+        """Tell every guest, and who comes later, what is served now."""
+        self._announced = True
         for line in self._guests:
             self._tell(line)
 
     async def close(self) -> None:
-        """Hang up on everybody, and take no more guests."""
+        """Hang up on everybody once they have their answers, and take no more guests."""
         self._server.close()
         for line in list(self._guests):
             await line.closed()
@@ -102,7 +104,7 @@ class Host:
             return
         self._guests[line] = _Guest(line)
         self._deserted.clear()
-        if self._engine.models:
+        if self._announced:
             self._tell(line)
 
     def _tell(self, line: Line[FromWorker]) -> None:

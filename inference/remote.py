@@ -138,7 +138,10 @@ class RemoteEngine:
             if self._turned_away:
                 return
             await asyncio.sleep(_AGAIN_S)
-            await self._reach()
+            try:
+                await self._reach()
+            except OSError:  # a full backlog
+                self._gone.set()
 
     async def _reach(self) -> None:
         """Connect; the listener outlives the engine, so that who comes while it starts waits in its backlog."""
