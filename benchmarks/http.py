@@ -31,10 +31,11 @@ _MANY_CORES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one measurement saw: CPU microseconds a call by process, and calls a second."""
+    """What one measurement saw: CPU microseconds a call by process, calls a second, and how even the load was."""
 
     us: dict[str, float]
     calls_per_s: float
+    busiest: float  # HTTP process's part of the CPU of all of them
 
 
 def run(rounds: int, seconds: float) -> Findings:
@@ -76,7 +77,9 @@ def _watch(process: Process, crew: ProcessPoolExecutor, crews: int, seconds: flo
     before = process.cpu_by_role_s()
     answers = _call(process.port, crew, crews, seconds)
     after = process.cpu_by_role_s()
-    return Window({role: 1e6 * (after[role] - before[role]) / answers for role in _ROLES}, answers / seconds)
+    spent = {role: [end - start for start, end in zip(before[role], after[role], strict=True)] for role in _ROLES}
+    us = {role: 1e6 * sum(each) / answers for role, each in spent.items()}
+    return Window(us, answers / seconds, max(spent["HTTP"], default=0.0) / (sum(spent["HTTP"]) or 1.0))
 
 
 def _call(port: int, crew: ProcessPoolExecutor, crews: int, seconds: float) -> int:
@@ -97,7 +100,8 @@ def _figures(count: int, windows: list[Window]) -> list[Figure]:
     if count == 0:
         return [Figure("all in one process", unit, tuple(window.us["parent"] for window in windows)), rate]
     by_role = [Figure(f"{name}: {role}", unit, tuple(window.us[role] for window in windows)) for role in _ROLES]
-    return [*by_role, rate]
+    busiest = Figure(f"{name}: the busiest", "share of them", tuple(window.busiest for window in windows))
+    return [*by_role, busiest, rate]
 
 
 def _goals(found: dict[int, list[Window]]) -> list[Goal]:

@@ -57,10 +57,10 @@ class Process:
                 found["HTTP" if child.net_connections("tcp") else "engine"].append(child)
         return found
 
-    def cpu_by_role_s(self) -> dict[str, float]:
-        """Seconds of CPU by what a process is for, that of the parent, or the only one, too."""
-        spent = {role: sum(map(_cpu_s, found)) for role, found in self.children_by_role().items()}
-        return {"parent": _cpu_s(self._process), **spent}
+    def cpu_by_role_s(self) -> dict[str, list[float]]:
+        """Seconds of CPU of each process, by what it is for; where there is only one, it is the parent."""
+        children = {role: list(map(_cpu_s, found)) for role, found in self.children_by_role().items()}
+        return {"parent": [_cpu_s(self._process)], **children}
 
     def loop_cpu_s(self) -> float:
         """Seconds of CPU of its main thread alone: HTTP, tokenising short texts, admission."""
