@@ -18,13 +18,13 @@ from inference.wire import (
     Ask,
     BadFrame,
     Cancel,
-    Catalogue,
     Farewell,
     FromWorker,
     Hello,
     Snapshot,
     answer_of,
     call_of,
+    catalogue_of,
     failure_of,
 )
 
@@ -108,7 +108,7 @@ class Host:
             self._tell(line)
 
     def _tell(self, line: Line[FromWorker]) -> None:
-        line.send(Catalogue(dict(self._engine.models)))
+        line.send(catalogue_of(self._engine.models))
         if (statistics := self._engine.statistics()) is not None:
             line.send(Snapshot(statistics))
 

@@ -7,8 +7,8 @@ CLOCK_MONOTONIC, which all processes of a machine share.
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, is_dataclass, replace
 from typing import Final
 
 import msgspec
@@ -144,6 +144,15 @@ def framed(message: msgspec.Struct) -> bytes:
     """Return a message as a frame."""
     body = msgspec.msgpack.encode(message)
     return _LENGTH.pack(len(body)) + body
+
+
+def catalogue_of(models: Mapping[str, ServedModel]) -> Catalogue:
+    """Return models as they cross: tokenizers without a limit of their own have one of 10^30, which has no 64 bits."""
+    bounded = {
+        name: replace(model, tokenizer=replace(model.tokenizer, max_length=model.max_length))
+        for name, model in models.items()
+    }
+    return Catalogue(bounded)
 
 
 def ask_of(number: int, call: Call) -> Ask:

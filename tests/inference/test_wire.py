@@ -1,6 +1,7 @@
 import itertools
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from inference import errors, wire
 from inference.request import Call, Request, Result, Timings
+from tests.gateway.fakes import served
 
 FLOATS = st.floats(-1e9, 1e9)
 IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=8).map(lambda ids: np.array(ids, np.int32))
@@ -75,6 +77,17 @@ def test_results_cross_to_the_bit(sent: list[Result]) -> None:
         assert one.row.dtype == np.float32
         assert one.row.shape == other.row.shape
         assert one.row.tobytes() == other.row.tobytes()
+
+
+def test_a_model_crosses_with_a_tokenizer_that_has_no_limit() -> None:
+    model = replace(served(), tokenizer=replace(served().tokenizer, max_length=10**30))
+
+    heard = crossed(wire.catalogue_of({"tiny": model}), wire.FromEngine)
+
+    assert isinstance(heard, wire.Catalogue)
+    got = heard.models["tiny"]
+    assert got.tokenizer.json == model.tokenizer.json
+    assert replace(got, tokenizer=model.tokenizer) == model
 
 
 @pytest.mark.parametrize(
