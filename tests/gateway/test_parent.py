@@ -6,7 +6,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -18,10 +18,12 @@ from gateway import server
 from gateway.config import DrainConfig, HttpConfig, LogConfig, Settings
 from gateway.parent import Parent
 from gateway.samples import Pages
+from inference import ModelSource
+from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.anyio
 
-DEADLINE_S = 60.0  # of a machine that does much else
+DEADLINE_S = 150.0  # of a machine that does much else
 
 
 @pytest.fixture
@@ -74,14 +76,16 @@ class Family:
 
 @asynccontextmanager
 async def family(
-    home: Path, workers: int = 2, engine: str = "tests.gateway.fakes:engine_of_its_own"
+    home: Path, engine: str = "tests.gateway.fakes:engine_of_its_own", model: Path | None = None
 ) -> AsyncIterator[Family]:
     listener = server.bind("127.0.0.1", 0)
     settings = Settings(
-        http=HttpConfig(workers=workers),
+        http=HttpConfig(workers=2),
         drain=DrainConfig(drain_delay_s=0.0, drain_timeout_s=5.0),
         log=LogConfig("error"),
     )
+    models = () if model is None else (ModelSource("tiny", str(model)),)
+    settings = replace(settings, engine=replace(settings.engine, models=models))
     parent = Parent(settings, listener, home, engine=engine)
     registry = CollectorRegistry()
     registry.register(Pages(parent.pages))
@@ -114,7 +118,7 @@ async def test_several_processes_answer_as_one_and_count_as_one(tmp_path: Path) 
 
 @pytest.mark.slow
 async def test_no_http_process_has_torch(tmp_path: Path) -> None:
-    async with family(tmp_path, engine="inference:Engine") as subject:
+    async with family(tmp_path, "inference:Engine", save_tiny("bert", tmp_path / "bert")) as subject:
         await subject.until_ready()
         children = subject.children()
         mapped = {
@@ -161,7 +165,7 @@ async def test_an_engine_that_dies_fails_its_calls_at_once_and_is_replaced(tmp_p
 
 @pytest.mark.slow
 async def test_an_engine_that_cannot_start_ends_all(tmp_path: Path) -> None:
-    async with family(tmp_path, engine="tests.gateway.fakes:no_such_engine") as subject:
+    async with family(tmp_path, "tests.gateway.fakes:no_such_engine") as subject:
         async with asyncio.timeout(DEADLINE_S):
             code = await subject.running
 
