@@ -18,7 +18,8 @@ import torch
 from inference.checkpoint import Checkpoint
 from inference.device import Device, model_edge
 from inference.errors import CannotServe, InferenceError
-from inference.heads import Head, OwnHead, Pooled, Rows, TokenVectors, own_head
+from inference.heads import Head, Pooled, Rows, TokenVectors, own_head
+from inference.own_head import OwnHead
 from inference.packing import difference, layout, packed_as, position_offset, probes, self_test, tolerance
 from inference.request import Batch, Output, Request, Row, RowFailed, Tokens
 from inference.task import Task

@@ -1,29 +1,33 @@
 """
 What a task makes of hidden states, for sequences laid end to end.
 
-A model's own head (a classifier, a language model's) is run by the model itself: `OwnHead` hands it hidden states
-that are computed already. How much of a sequence it has to see is found out by comparing numbers at load.
+A model's own head (a classifier, a language model's) is run by the model itself (`own_head.py`). How much of a
+sequence it has to see is found out by comparing numbers at load.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
 
 from inference.checkpoint import Pooling
 from inference.errors import RuntimeFailed
+from inference.own_head import OwnHead
 from inference.packing import Layout, Run
 from inference.request import Output, Request
 from inference.tokenizer import Vocabulary
 
+Scores = Iterator[tuple[slice, torch.Tensor]]
+"""Of some tokens, for one slice of the vocabulary after another: which terms, and [tokens, terms]."""
+
 Reach = Literal["first", "last", "whole"]
 """What a head reads of a sequence: its first token, its last, or all of them."""
 
-_CHUNK: Final = 512  # tokens whose vocabulary scores are held at a time
+_PORTION: Final = 512  # tokens that are scored together: states and scores of one slice of terms fit a core's cache
+_TERMS: Final = 512  # of the vocabulary in one slice
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,43 +72,6 @@ class TokenVectors:
         return Rows(hidden.float(), [len(request.tokens) for request in requests])
 
 
-class _Given(BaseModelOutput):
-    """Hidden states in the place of a model's own; all else that a head may look for is None."""
-
-    def __getattr__(self, name: str) -> None:
-        if name.startswith("_"):
-            raise AttributeError(name)
-
-
-class OwnHead:
-    """The model's own head, run on hidden states that are computed already: [sequences, length, hidden] to logits."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Take a loaded model; its forwards are as before but while `__call__` runs."""
-        self._model = model
-        self._given: torch.Tensor | None = None
-        trunk = _trunk(model)
-        forward = trunk.forward
-        trunk.forward = lambda *args, **kwargs: self._answer(forward, args, kwargs)
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits that the model makes of these hidden states, float32."""
-        ids = torch.full(hidden.shape[:2], self._some_id(), device=hidden.device)
-        self._given = hidden
-        try:
-            logits: torch.Tensor = self._model(input_ids=ids, return_dict=True).logits
-        finally:
-            self._given = None
-        return logits.float()
-
-    def _answer(self, forward: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        return forward(*args, **kwargs) if self._given is None else _Given(last_hidden_state=self._given)
-
-    def _some_id(self) -> int:
-        """Return an id that is not the padding's: heads that read the last token look for it by that."""
-        return 1 if self._model.config.pad_token_id == 0 else 0
-
-
 @dataclass(frozen=True, slots=True)
 class SequenceLogits:
     """One row of logits a sequence, from as much of it as the head reads."""
@@ -142,7 +109,7 @@ class TokenLogits:
 
     def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
         """Return [tokens, labels]."""
-        return Rows(_each(self.own, hidden), [len(request.tokens) for request in requests])
+        return Rows(self.own.each(hidden), [len(request.tokens) for request in requests])
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,21 +123,70 @@ class MaskLogits:
         """Return [masks, vocabulary]."""
         masks = [torch.from_numpy(request.tokens == self.mask) for request in requests]
         rows = hidden[torch.cat(masks).to(hidden.device)]
-        return Rows(_each(self.own, rows), [int(mask.sum()) for mask in masks])
+        return Rows(self.own.each(rows), [int(mask.sum()) for mask in masks])
 
 
 @dataclass(frozen=True, slots=True)
 class TermWeights:
     """SPLADE (Formal et al. 2021): for each term of the vocabulary the largest log(1 + relu(logit)) of any token."""
 
-    own: OwnHead
+    scores: Callable[[torch.Tensor], Scores]
+    terms: int
 
     def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
         """Return [sequences, vocabulary]."""
-        return Rows(torch.cat([self._largest(block) for run in runs for block in _chunks(hidden, run)]))
+        return Rows(torch.cat([self._weights(hidden, portion) for portion in _portions(runs)]))
 
-    def _largest(self, block: torch.Tensor) -> torch.Tensor:
-        return torch.log1p(self.own(block).relu_().amax(1))
+    def _weights(self, hidden: torch.Tensor, portion: Layout) -> torch.Tensor:
+        start, end = portion[0].start, portion[-1].rows.stop
+        largest = hidden.new_empty(sum(run.count for run in portion), self.terms)
+        for terms, logits in self.scores(hidden[start:end]):
+            row = 0
+            for run in portion:
+                block = torch.unflatten(logits[run.start - start : run.rows.stop - start], 0, (run.count, run.length))
+                torch.amax(block, 1, out=largest[row : row + run.count, terms])
+                row += run.count
+        return torch.log1p(largest.float().relu_())
+
+
+@dataclass(frozen=True, slots=True)
+class AllTerms:
+    """Scores of the whole vocabulary at once, as the model makes them."""
+
+    own: OwnHead
+
+    def __call__(self, states: torch.Tensor) -> Scores:
+        """Yield the logits [tokens, vocabulary] of hidden states [tokens, hidden]."""
+        yield slice(None), self.own.each(states).to(states.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class SlicedTerms:
+    """The same, slice after slice: all scores of a token are 120 kB, which no cache would keep."""
+
+    own: OwnHead
+    last: torch.nn.Linear
+
+    def __call__(self, states: torch.Tensor) -> Scores:
+        """Yield the logits [tokens, terms] of hidden states [tokens, hidden]."""
+        read = self.own.before(self.last, states[:, None])[:, 0]
+        for first in range(0, self.last.out_features, _TERMS):
+            terms = slice(first, first + _TERMS)
+            bias = None if self.last.bias is None else self.last.bias[terms]
+            yield terms, F.linear(read, self.last.weight[terms], bias)
+
+
+def term_weights(own: OwnHead, hidden: Sequence[torch.Tensor], logits: Sequence[torch.Tensor]) -> TermWeights:
+    """Return the head that slices the vocabulary: on a CPU, where the model's output layer has the last word."""
+    last = own.output_layer()
+    terms = logits[0].shape[1]
+    if last is None or last.out_features != terms or hidden[0].device.type != "cpu":
+        return TermWeights(AllTerms(own), terms)
+    sliced = SlicedTerms(own, last)
+    for states, expected in zip(hidden, logits, strict=True):
+        if not _close(torch.cat([scores for _, scores in sliced(states)], 1).float(), expected):
+            return TermWeights(AllTerms(own), terms)
+    return TermWeights(sliced, terms)
 
 
 def own_head(
@@ -188,7 +204,7 @@ def own_head(
     """
     if output == "logits" and logits[0].ndim == 1:
         return SequenceLogits(own, _find_reach(own, hidden, logits))
-    if not all(_close(_each(own, states), expected) for states, expected in zip(hidden, logits, strict=True)):
+    if not all(_close(own.each(states), expected) for states, expected in zip(hidden, logits, strict=True)):
         raise RuntimeFailed("its logits need more than hidden states")
     match output:
         case "logits":
@@ -196,14 +212,9 @@ def own_head(
         case "mask logits":
             return MaskLogits(own, _known(vocabulary.mask, "mask"))
         case "term weights":
-            return TermWeights(own)
+            return term_weights(own, hidden, logits)
         case _:
             return TokenLogits(own)
-
-
-def _each(own: OwnHead, states: torch.Tensor) -> torch.Tensor:
-    """Run a head that works token by token: [tokens, hidden] to [tokens, labels]."""
-    return own(states[:, None])[:, 0]
 
 
 def _known(token: int | None, word: str) -> int:
@@ -233,14 +244,6 @@ def _close(logits: torch.Tensor, expected: torch.Tensor) -> bool:
     )
 
 
-def _trunk(model: PreTrainedModel) -> torch.nn.Module:
-    """Return the part whose output the rest of the model reads: a base that pools by itself is entered below that."""
-    base: torch.nn.Module = model.base_model
-    encoder = getattr(base, "encoder", None)
-    pools = getattr(base, "pooler", None) is not None
-    return encoder if pools and isinstance(encoder, torch.nn.Module) else base
-
-
 def _pool(hidden: torch.Tensor, run: Run, pooling: Pooling) -> torch.Tensor:
     block = _blocks(hidden, run).float()
     match pooling:
@@ -259,8 +262,22 @@ def _blocks(hidden: torch.Tensor, run: Run) -> torch.Tensor:
     return torch.unflatten(hidden[run.rows], 0, (run.count, run.length))
 
 
-def _chunks(hidden: torch.Tensor, run: Run) -> Sequence[torch.Tensor]:
-    return torch.split(_blocks(hidden, run), max(1, _CHUNK // run.length))
+def _portions(runs: Layout) -> Iterator[Layout]:
+    """Cut a layout into parts of about `_PORTION` tokens, at the ends of sequences."""
+    portion: list[Run] = []
+    for run in itertools.chain.from_iterable(map(_cut, runs)):
+        if portion and run.rows.stop - portion[0].start > _PORTION:
+            yield tuple(portion)
+            portion = []
+        portion.append(run)
+    yield tuple(portion)
+
+
+def _cut(run: Run) -> Iterator[Run]:
+    """Cut a run that is longer than a portion."""
+    most = max(1, _PORTION // run.length)
+    for first in range(0, run.count, most):
+        yield Run(run.start + first * run.length, min(most, run.count - first), run.length)
 
 
 def _edge(run: Run, reach: Reach) -> slice:
