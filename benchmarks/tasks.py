@@ -73,6 +73,7 @@ class Row:
     asked: Callable[[str], Any] = str
     options: dict[str, Any] | None = None
     task: Task | None = None
+    finish: Callable[[Any], Any] | None = None  # of what the pipeline answers, where that is not the task's answer yet
 
 
 def _minilm() -> Path:
@@ -113,6 +114,11 @@ def _masked(text: str) -> str:
 
 def _pair(text: str) -> dict[str, str]:
     return {"text": _QUERY, "text_pair": text}
+
+
+def _weights(logits: torch.Tensor) -> torch.Tensor:
+    """SPLADE's formula: [1, tokens, vocabulary] to [vocabulary]."""
+    return torch.log1p(torch.relu(logits)).amax(1)[0]
 
 
 ROWS: Final = (
@@ -162,9 +168,10 @@ ROWS: Final = (
         "sparse",
         _language_model,
         lambda to, text: to.sparse(Sparse(Inputs([text]), _TERMS)),
-        "feature-extraction",  # its logits at every token; the weights are made of them
+        "feature-extraction",  # its logits at every token
         options={"return_tensors": True},
         task="sparse",
+        finish=_weights,
     ),
 )
 
@@ -216,8 +223,9 @@ def _piped(place: int, batch: int, by_length: bool) -> Callable[[Sequence[str]],
     def answer(texts: Sequence[str]) -> None:
         ordered = sorted(texts, key=len) if by_length else texts
         asked = (row.asked(text) for text in ordered)  # one after another: a list would have all answers at once
-        for _ in ask(asked, batch_size=batch, **(row.options or {})):
-            pass
+        for answered in ask(asked, batch_size=batch, **(row.options or {})):
+            if row.finish is not None:
+                row.finish(answered)
 
     return answer
 
