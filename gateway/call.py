@@ -96,8 +96,21 @@ def misfit(err: msgspec.ValidationError) -> HttpFault:
 
 def json_answer(content: Any, timings: CallTimings) -> Response:
     """Return an answer of numbers as JSON, with the time it took."""
-    headers = {"server-timing": server_timing(timings)}
-    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), 200, headers, "application/json")
+    return _Numbers(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), timings)
+
+
+class _Numbers(Response):
+    """An answer whose few headers are written at once: Starlette's own way to them costs 10 us."""
+
+    def __init__(self, body: bytes, timings: CallTimings) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            (b"server-timing", server_timing(timings).encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+        ]
 
 
 def answering(route: str, endpoint: Endpoint, render: Callable[[Fault], Response]) -> ASGIApp:

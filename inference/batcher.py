@@ -117,17 +117,18 @@ class Batcher:
 
     async def submit(self, call: Call) -> list[Result]:
         """Run a call: admitted whole or refused whole, and over at its deadline whatever the device does."""
-        pending = Pending(asyncio.get_running_loop(), len(call.requests))
+        loop = asyncio.get_running_loop()
+        pending = Pending(loop, len(call.requests))
         now = self._clock()
         plan = self._admit(call, pending, now)
         self._pending.add(pending)
         self._idle.clear()
+        late = DeadlineExceeded("the deadline passed before the answer")
+        timer = loop.call_later(call.deadline - now, pending.fail, late)
         try:
-            async with asyncio.timeout(call.deadline - now):
-                return await pending.future
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the answer") from None
+            return await pending.future
         finally:
+            timer.cancel()
             self._forget(pending, self._reuse.end(plan))
 
     def refusal(self, work: Work) -> Refused | None:

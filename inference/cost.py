@@ -134,6 +134,11 @@ class CostModel:
         """The fitted cost in seconds."""
         return Curve(*self._time.coefficients)
 
+    @property
+    def base_s(self) -> float:
+        """What any batch costs, in seconds."""
+        return self._time.coefficients[0]
+
     def seconds(self, shape: Shape) -> float:
         """Predict the device seconds of one batch of this shape."""
         return self._time.predict(shape)
@@ -142,13 +147,13 @@ class CostModel:
         """Predict the device seconds of so much work when it runs in batches of so many tokens or seconds."""
         if shape.sequences == 0:
             return 0.0
-        base_s = self._time.coefficients[0]
+        base_s = self.base_s
         work_s = self.seconds(shape) - base_s
         return work_s + math.ceil(self._batches(shape, work_s, max_tokens, max_s)) * base_s
 
     def share_s(self, shape: Shape, max_tokens: float, max_s: float) -> float:
         """Predict the device seconds of so much work as a part of endless work like it, in such batches."""
-        base_s = self._time.coefficients[0]
+        base_s = self.base_s
         work_s = self.seconds(shape) - base_s
         return work_s + self._batches(shape, work_s, max_tokens, max_s) * base_s
 
@@ -179,7 +184,7 @@ class CostModel:
 
     def _batches(self, shape: Shape, work_s: float, max_tokens: float, max_s: float) -> float:
         """How many batches so much work fills, which takes so long without their base."""
-        batches = max(shape.tokens / max_tokens, work_s / max(max_s - self._time.coefficients[0], 1e-9))
+        batches = max(shape.tokens / max_tokens, work_s / max(max_s - self.base_s, 1e-9))
         return min(batches, shape.sequences)
 
 

@@ -176,11 +176,15 @@ def check_answer(
 ) -> None:
     """Refuse what would be answered by more numbers than one answer may hold."""
     model = served.model
-    numbers = {
-        "token vectors": sum(len(piece.ids) for piece in pieces) * model.hidden_size,
-        "mask logits": sum(int((piece.ids == served.tokenizer.mask_id).sum()) for piece in pieces) * model.vocab_size,
-        "term weights": len(pieces) * model.vocab_size,
-    }.get(output, 0)
+    match output:
+        case "token vectors":
+            numbers = sum(len(piece.ids) for piece in pieces) * model.hidden_size
+        case "mask logits":
+            numbers = sum(int((piece.ids == served.tokenizer.mask_id).sum()) for piece in pieces) * model.vocab_size
+        case "term weights":
+            numbers = len(pieces) * model.vocab_size
+        case _:
+            return
     if 4 * numbers > most_bytes:
         raise InvalidRequest(f"makes an answer of more than {most_bytes} bytes: send less in one call", inputs.field)
 

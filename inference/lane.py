@@ -70,7 +70,7 @@ class Lane:
 
     def cap_s(self, limits: Limits) -> float:
         """The longest a batch may take, but for a single entry."""
-        return max(limits.max_batch_s, _WORTHWHILE * self.cost.curve.base_s)
+        return max(limits.max_batch_s, _WORTHWHILE * self.cost.base_s)
 
     def is_within(self, shape: Shape, limits: Limits, free_bytes: int | None = None) -> bool:
         """Whether a batch of this shape keeps the caps on tokens and on its own time, and fits what is free."""
@@ -107,4 +107,6 @@ class Lane:
 
     def _padded(self, work: Shape) -> Shape:
         """So much work with the padding that it had lately."""
+        if self.padding == 1.0:
+            return work
         return Shape(round(work.tokens * self.padding), work.sequences, work.squares)

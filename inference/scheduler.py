@@ -114,6 +114,8 @@ class Scheduler:
             if tried or not self._is_hopeless(lane, work.shape, work.deadline, now):
                 return None
             return Refused("deadline out of reach", now + alone_s - work.deadline)
+        if self._is_safe(lane, work, alone_s, now):
+            return None
         waiting = sum(lane.waiting.load.tokens for lane in self._lanes.values())
         wait_s = self._ahead_s(lane, work) + alone_s
         finish = (
@@ -197,6 +199,14 @@ class Scheduler:
     def _is_hopeless(self, lane: Lane, work: Shape, deadline: float, now: float) -> bool:
         """Whether work alone could not be in time even if the prediction is as much too high as it ever is."""
         return now + lane.cost.least_share() * lane.seconds(work, self._limits) > deadline
+
+    def _is_safe(self, lane: Lane, work: Work, alone_s: float, now: float) -> bool:
+        """Whether work fits and is in time even behind all that waits: tells calm hours apart at little cost."""
+        tokens, behind_s = work.shape.tokens, self._running_s(now) + alone_s + lane.cap_s(self._limits)
+        for other in self._lanes.values():
+            tokens += other.waiting.load.tokens
+            behind_s += other.seconds(other.waiting.load, self._limits)
+        return tokens <= self._limits.max_waiting_tokens and now + 2 * behind_s <= work.deadline
 
     def _ahead_s(self, lane: Lane, work: Work) -> float:
         """Seconds of what waits and goes ahead of this work, if nobody else comes."""

@@ -9,7 +9,7 @@ from inference.config import Limits
 from inference.cost import CostModel
 from inference.lane import Lane
 from inference.request import Batch, Entry, Report, packed_shape
-from inference.scheduler import DeviceState, Refused, Scheduler
+from inference.scheduler import DeviceState, Refused, Scheduler, Work
 from inference.waiting import AGING_S
 from tests.fakes import entries, entry
 
@@ -226,6 +226,32 @@ def test_an_idle_engine_refuses_only_what_would_be_late_alone(tokens: int, timeo
     refused = subject.add([entry(tokens, deadline=now + timeout_s)], now)
 
     assert refused is None or tokens / 1000 > 0.9 * timeout_s
+
+
+class Exact(Scheduler):
+    """Takes nothing for safe."""
+
+    def _is_safe(self, *work: object) -> bool:
+        return False
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(1, 60)), max_size=30),
+    st.booleans(),
+    st.integers(1, 60),
+    st.floats(0.01, 8.0),
+)
+def test_what_is_safe_behind_all_that_waits_is_in_time_where_it_would_stand(
+    calls: list[tuple[str, str, int]], packed: bool, tokens: int, timeout_s: float
+) -> None:
+    limits = Limits(max_batch_tokens=64, max_waiting_tokens=600, latency_target_s=0.2)
+    quick, exact = (kind(limits, {name: Lane(packed, taught_cost()) for name in "ab"}) for kind in (Scheduler, Exact))
+    for model, caller, size in calls:
+        for subject in (quick, exact):
+            subject.add([entry(size, model=model, caller=caller, deadline=100.0)], 0.0)
+    work = Work("a", packed_shape([tokens]), timeout_s, "x")
+
+    assert quick.refusal(work, 0.0) == exact.refusal(work, 0.0)
 
 
 def test_the_batch_that_runs_is_not_counted_as_one_to_be_formed() -> None:
