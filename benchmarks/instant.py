@@ -53,6 +53,7 @@ class Instant:
     """A gateway that has not started yet."""
 
     app: FastAPI
+    client: Client
     lifecycle: Lifecycle
 
 
@@ -62,7 +63,7 @@ def instant(state: State) -> Instant:
     engine = _InstantEngine(state, metrics.engine_event)
     client = Client(engine, _SETTINGS.engine.limits)
     lifecycle = Lifecycle(client, metrics)
-    return Instant(create_app(_SETTINGS, client, lifecycle, metrics), lifecycle)
+    return Instant(create_app(_SETTINGS, client, lifecycle, metrics), client, lifecycle)
 
 
 class _Vectors:

@@ -1,8 +1,10 @@
 """
-What a call costs beside its model: CPU microseconds by route, in process and over a socket.
+What a call costs beside its model: CPU microseconds by route, over a socket, in process, and of its dialect.
 
-Everything is real but the runtime, which costs no CPU (`instant.py`). Over a socket it is the CPU of the server's
-whole process, device thread, access log and metrics included, with keep-alive connections and callers on another core.
+A dialect's part is what the application adds to the same call of its client in the same process: routing, parsing,
+checks, metrics, the access log, and an answer of 384 numbers. Everything is real but the runtime, which costs no CPU
+(`instant.py`). Over a socket it is the CPU of the server's whole process, device thread, access log and metrics
+included, with keep-alive connections and callers on another core.
 """
 
 import asyncio
@@ -10,8 +12,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import cycle
 from statistics import median
@@ -26,12 +28,17 @@ from benchmarks.callers import WrongAnswer
 from benchmarks.instant import STATES, State, instant
 from benchmarks.results import Figure, Findings, Goal
 from benchmarks.server import Process, free_ports, running
+from inference import Client, Embed, Inputs, Overloaded, Terms
 
 _CALLERS: Final = 32
 _BODIES: Final = 256
 _TURN: Final = 64  # calls of one task between two looks at the clock
 _IN_PROCESS: Final = "in process"
 _SOCKET: Final = "over a socket"
+_CLIENT: Final = "the client alone"
+_DIALECT: Final = "the dialect's part"
+_WAYS: Final = (_SOCKET, _IN_PROCESS, _CLIENT, _DIALECT)
+_TERMS: Final = Terms(30.0)
 _UNIT: Final = "CPU us a call"
 _TEXT: Final = "What is the capital of France?"
 
@@ -44,6 +51,7 @@ class Row:
     method: str
     path: str
     bodies: Sequence[bytes]  # taken in turn: equal ones would be computed together
+    texts: Sequence[Sequence[str]] = ()  # what they ask about
     status: int = 200
     state: State = "idle"  # of the gateway that is asked
 
@@ -52,14 +60,14 @@ def _embeddings(name: str, texts: int = 1, **fields: object) -> Row:
     """A row of `/v1/embeddings` with so many texts a call; one of them alone is no list."""
     lists = [[f"{_TEXT} {_BODIES * number + text}" for text in range(texts)] for number in range(_BODIES)]
     bodies = [orjson.dumps({"input": items if texts > 1 else items[0], **fields}) for items in lists]
-    return Row(name, "POST", "/v1/embeddings", bodies)
+    return Row(name, "POST", "/v1/embeddings", bodies, lists)
 
 
 def _texts(path: str, field: str, *, several: bool = False) -> Row:
     """A row of another dialect's route with one short text a call, in a list where it must be one; floats."""
     texts = [f"{_TEXT} {number}" for number in range(_BODIES)]
     bodies = [orjson.dumps({field: [text] if several else text}) for text in texts]
-    return Row(f"{path}, float", "POST", path, bodies)
+    return Row(f"{path}, float", "POST", path, bodies, [[text] for text in texts])
 
 
 ROWS: Final[Sequence[Row]] = (
@@ -79,7 +87,7 @@ def run(rounds: int, seconds: float) -> Findings:
     """Measure every row in every round, both ways."""
     core, callers_core = machine.two_cores()
     os.sched_setaffinity(0, {callers_core})
-    found: dict[tuple[str, str], list[float]] = {(row.name, way): [] for way in (_SOCKET, _IN_PROCESS) for row in ROWS}
+    found: dict[tuple[str, str], list[float]] = {(row.name, way): [] for way in _WAYS for row in ROWS}
     for number in range(rounds):
         sys.stderr.write(f"round {number + 1} of {rounds}\n")
         for state in STATES:
@@ -87,8 +95,8 @@ def run(rounds: int, seconds: float) -> Findings:
             with _served(core, state) as process:
                 for row in rows:
                     found[row.name, _SOCKET].append(asyncio.run(_over_a_socket(process, row, seconds)))
-            for name, spent in uvloop.run(_in_process(state, rows, seconds)).items():
-                found[name, _IN_PROCESS].append(spent)
+            for (name, way), spent in uvloop.run(_in_process(state, rows, seconds)).items():
+                found[name, way].append(spent)
     figures = [Figure(f"{name}, {way}", _UNIT, tuple(values)) for (name, way), values in found.items()]
     return Findings("overhead", "cpu", figures, _goals(found), _conditions(rounds, seconds))
 
@@ -110,16 +118,23 @@ async def _over_a_socket(process: Process, row: Row, seconds: float) -> float:
     return 1e6 * (process.cpu_s() - before_s) / answers
 
 
-async def _in_process(state: State, rows: Sequence[Row], seconds: float) -> dict[str, float]:
-    """CPU microseconds of this process a call, by row: no server, no socket; the access log goes nowhere."""
+async def _in_process(state: State, rows: Sequence[Row], seconds: float) -> dict[tuple[str, str], float]:
+    """CPU microseconds of this process a call, by row and way: no server, no socket; the access log goes nowhere."""
     made = instant(state)
     sink = open(os.devnull, "w")  # noqa: ASYNC230, SIM115
     logging.basicConfig(level="INFO", stream=sink, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     await made.lifecycle.start()
     found = {}
     for row in rows:
-        await _calls(made.app, row, 0.3)
-        found[row.name] = await _calls(made.app, row, seconds)
+        bodies, texts = cycle(row.bodies), cycle(row.texts or [()])
+        ways = {
+            _IN_PROCESS: lambda row=row, bodies=bodies: _ask(made.app, row, next(bodies)),
+            _CLIENT: lambda row=row, texts=texts: _embed(made.client, next(texts)),
+        }
+        for way, ask in ways.items():
+            await _calls(ask, 0.3)
+            found[row.name, way] = await _calls(ask, seconds)
+        found[row.name, _DIALECT] = found[row.name, _IN_PROCESS] - found[row.name, _CLIENT]
     made.lifecycle.abandon()
     await made.lifecycle.stop()
     logging.basicConfig(force=True)
@@ -127,22 +142,28 @@ async def _in_process(state: State, rows: Sequence[Row], seconds: float) -> dict
     return found
 
 
-async def _calls(app: ASGIApp, row: Row, seconds: float) -> float:
+async def _calls(ask: Callable[[], Awaitable[None]], seconds: float) -> float:
     until, calls = time.perf_counter() + seconds, 0
-    bodies = cycle(row.bodies)
     started_s = time.process_time()
 
     async def work() -> None:
         nonlocal calls
         while time.perf_counter() < until:
             for _ in range(_TURN):
-                await _ask(app, row, next(bodies))
+                await ask()
             calls += _TURN
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_CALLERS):
             group.create_task(work())
     return 1e6 * (time.process_time() - started_s) / calls
+
+
+async def _embed(client: Client, texts: Sequence[str]) -> None:
+    """The same call without its dialect; a row that asks about no text asks the client for nothing."""
+    if texts:
+        with suppress(Overloaded):
+            await client.embed(Embed(Inputs(list(texts)), _TERMS))
 
 
 async def _ask(app: ASGIApp, row: Row, content: bytes) -> None:
@@ -187,7 +208,7 @@ def _scope(row: Row, size: int) -> Scope:
 
 def _goals(found: dict[tuple[str, str], list[float]]) -> list[Goal]:
     def goal(row: str, bound: float) -> Goal:
-        return Goal(f"{row}, {_SOCKET}", median(found[row, _SOCKET]), bound, at_most=True)
+        return Goal(f"{row}, {_DIALECT}", median(found[row, _DIALECT]), bound, at_most=True)
 
     hot = ("embeddings, float", "embeddings, base64", "embeddings, refused", "/embed, float")
     return [goal(row, 120.0) for row in hot]
