@@ -1,6 +1,6 @@
 """The one place where the HTTP parts are joined."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -29,8 +29,15 @@ _NO_TRACING = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_con
 _FORKED = "/rerank"
 
 
-def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics: Metrics) -> FastAPI:
-    """Join routes, docs, errors and telemetry into one application."""
+def create_app(
+    settings: Settings,
+    client: Client,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    *,
+    traced: Callable[[ASGIApp], ASGIApp] | None = None,
+) -> FastAPI:
+    """Join routes, docs, errors and telemetry into one application; `traced` puts traces around it."""
     spoken = _dialects(settings, Door(client, settings, metrics), lifecycle, metrics)
     routes = _routes(spoken, settings.http.max_body_bytes)
     app = FastAPI(
@@ -47,6 +54,8 @@ def create_app(settings: Settings, client: Client, lifecycle: Lifecycle, metrics
     described = document(spoken)
     app.openapi = lambda: described  # type: ignore[method-assign]
     app.add_middleware(_HotPaths, routes)
+    if traced is not None:
+        app.add_middleware(traced)
     app.add_middleware(Telemetry, metrics, access_log=settings.log.access, draining=lambda: lifecycle.draining)
     return app
 

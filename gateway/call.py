@@ -71,7 +71,7 @@ class Door:
         async with cancelled_when_gone(request):
             made = await asked
         exchange = exchange_of(request.scope)
-        exchange.items, exchange.tokens = len(made.items), made.tokens
+        exchange.items, exchange.tokens, exchange.timings = len(made.items), made.tokens, made.timings
         self._metrics.tokenised(made.model, made.timings.tokenise_s)
         return made
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from gateway import __version__, progress, samples, server
 from gateway.app import create_app
+from gateway.collector import open_tracer
 from gateway.lifecycle import Lifecycle
 from gateway.orders import Assignment, Count, Counted, FromParent, Started, Stop
 from gateway.telemetry import Metrics
@@ -81,7 +82,8 @@ async def _serve_http(assignment: Assignment) -> int:
     remote = RemoteEngine(assignment.engine_path, __version__)
     client = Client(remote, settings.engine.limits, auto_truncate=settings.engine.auto_truncate)
     lifecycle = Lifecycle(client, metrics, with_engine=False)
-    app = create_app(settings, client, lifecycle, metrics)
+    tracer = open_tracer(settings.trace)
+    app = create_app(settings, client, lifecycle, metrics, traced=None if tracer is None else tracer.around)
     signals = server.Signals()
     leash = _Leash(metrics.registry, lambda at_once: signals.stop(interrupted=at_once))
     await leash.hold(assignment.control)
@@ -89,6 +91,8 @@ async def _serve_http(assignment: Assignment) -> int:
     leash.line.send(Started())
     listener = socket.socket(fileno=assignment.listener)
     code = await server.run(app, listener, settings.http, settings.drain, lifecycle, signals=signals)
+    if tracer is not None:
+        await asyncio.to_thread(tracer.close)
     await remote.disconnect()
     await leash.release()
     if lifecycle.state == "starting":

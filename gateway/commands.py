@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 import inference
 from gateway import child as children
-from gateway import config, progress, server
+from gateway import collector, config, logs, progress, server
 from gateway import plan as planning
 from gateway.app import create_app
 from gateway.cards import Page
@@ -49,7 +49,7 @@ def serve(arguments: Sequence[str]) -> int:
 def child(arguments: Sequence[str]) -> int:
     """Be one of the processes of `serve --http-workers`: which one stands on standard input, in a pickle."""
     assignment: Assignment = pickle.load(sys.stdin.buffer)  # from the parent that has made this process
-    _start_logging(assignment.settings.log.level)
+    logs.start(assignment.settings.log)
     try:
         return children.run(assignment)
     except CannotServe as err:
@@ -109,7 +109,7 @@ def _with_settings(arguments: Sequence[str], command: Callable[[Settings], int])
         return 0
     try:
         settings = config.load(arguments, os.environ)
-        _start_logging(settings.log.level)
+        logs.start(settings.log)
         return command(settings)
     except (SettingsError, CannotServe) as err:
         return _refuse(str(err))
@@ -230,6 +230,7 @@ def _page(config: EngineConfig, told: argparse.Namespace) -> Page:
 
 def _serve(settings: Settings) -> int:
     http = settings.http
+    collector.check(settings.trace)
     try:
         listener = server.bind(http.host, http.port)
     except OSError as err:
@@ -237,6 +238,7 @@ def _serve(settings: Settings) -> int:
     if http.workers > 0:
         return _serve_in_several(settings, listener)
     metrics = Metrics(settings.engine.limits.latency_target_s)
+    tracer = collector.open_tracer(settings.trace)
     try:
         _export(http, metrics.registry)
     except OSError as err:
@@ -245,9 +247,11 @@ def _serve(settings: Settings) -> int:
         engine = inference.Engine(settings.engine, observer=metrics.engine_event, progress=step)
         client = Client(engine, settings.engine.limits, auto_truncate=settings.engine.auto_truncate)
         lifecycle = Lifecycle(client, metrics)
-        app = create_app(settings, client, lifecycle, metrics)
+        app = create_app(settings, client, lifecycle, metrics, traced=None if tracer is None else tracer.around)
         serving = server.run(app, listener, http, settings.drain, lifecycle)
         code = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
+    if tracer is not None:
+        tracer.close()
     if lifecycle.state == "starting" or not lifecycle.healthy:
         os._exit(code)  # a thread that loads weights, or is stuck in the device, cannot be interrupted
     return code
@@ -273,15 +277,6 @@ def _export(http: HttpConfig, registry: CollectorRegistry) -> None:
 
 def _refuse_metrics(http: HttpConfig, err: OSError) -> int:
     return _refuse(f"cannot listen on {http.host}:{http.metrics_port}: {err.strerror}; choose another --metrics-port")
-
-
-def _start_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    logging.getLogger("uvicorn").setLevel("WARNING")
 
 
 def _refuse(message: str) -> int:

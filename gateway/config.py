@@ -34,6 +34,8 @@ A flag wins over its environment variable, a variable over the TOML file (`--con
 An empty variable counts as unset; several models (and what is told about them: task, golden) are flags, a variable
 parted by commas, or a list; `--no-` negates.
 Every mistake is reported at once, before anything starts. `headrace settings` prints this file.
+Where traces are on, OpenTelemetry's library reads more variables of its own: `OTEL_TRACES_SAMPLER`,
+`OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES` and the like.
 """
 
 
@@ -71,10 +73,19 @@ class DrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """What is logged: the least level, and whether each call gets a line."""
+    """What is logged: the least level, whether each call gets a line, and how lines are written."""
 
     level: str = "info"
     access: bool = True
+    format: str = "console"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceConfig:
+    """Where traces go, if anywhere, and under what name."""
+
+    endpoint: str = ""
+    service_name: str = "headrace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,7 @@ class Settings:
     deadlines: DeadlineConfig = DeadlineConfig()
     drain: DrainConfig = DrainConfig()
     log: LogConfig = LogConfig()
+    trace: TraceConfig = TraceConfig()
     engine: EngineConfig = field(default_factory=EngineConfig)
 
 
@@ -184,7 +196,8 @@ def _flag(flag: str, values: list[str]) -> Given | Mistake:
 def _from_environment(environment: Mapping[str, str]) -> Iterator[Given | Mistake]:
     for variable, text in environment.items():
         key = VARIABLES.get(variable)
-        if not text or not variable.startswith("HEADRACE_") or SERVICE_LINK.fullmatch(f"{variable}={text}"):
+        ours = key is not None or variable.startswith("HEADRACE_")
+        if not text or not ours or SERVICE_LINK.fullmatch(f"{variable}={text}"):
             continue
         if key:
             parts = [part.strip() for part in text.split(",")] if key.many else [text]

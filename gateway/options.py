@@ -8,6 +8,7 @@ from operator import attrgetter
 from os.path import exists, expanduser  # pathlib's raise where these just answer
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from inference import TASKS, ForModel, ModelSource, Task
 
@@ -34,13 +35,14 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One setting. `path` is its place in Settings; without one it is for flags and variables only."""
+    """One setting. `path` is its place in Settings, if it may be in a file; `standard` a variable that others read."""
 
     name: str
     path: str
     kind: Kind
     help: str
     many: bool = False
+    standard: str = ""
 
     @property
     def flag(self) -> str:
@@ -49,8 +51,8 @@ class Key:
 
     @property
     def variable(self) -> str:
-        """`HEADRACE_DRAIN_DELAY`."""
-        return f"HEADRACE_{self.name.upper().replace('-', '_')}"
+        """`HEADRACE_DRAIN_DELAY`, or what everybody calls it."""
+        return self.standard or f"HEADRACE_{self.name.upper().replace('-', '_')}"
 
     def show(self, settings: object) -> str:
         """Its value in such Settings, as one would write it."""
@@ -71,6 +73,23 @@ def _within(number: Number, least: Number, most: Number) -> Number:
 
 def _prefix(text: str) -> str:
     if not re.fullmatch(r"(/[\w.~-]+)+/?|/", text, re.ASCII):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def _plain(pattern: str, text: str) -> str:
+    if not re.fullmatch(pattern, text, re.ASCII):
+        raise ValueError(text)
+    return text
+
+
+def _url(text: str) -> str:
+    """Without what would hold a password, or be cut off by what is added to it."""
+    parts = urlsplit(text)
+    if text == "none":
+        return ""
+    named = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
+    if not named or parts.username is not None or parts.query or parts.fragment or not text.isprintable():
         raise ValueError(text)
     return text.rstrip("/")
 
@@ -165,6 +184,8 @@ PREFIX = Kind(
     _prefix,
     show=lambda prefix: prefix or "/",
 )
+URL = Kind("URL", "a URL such as http://collector:4318, or none", _url, show=lambda url: url or "none")
+NAME = Kind("NAME", "a name of up to 100 letters, digits and ._/-", partial(_plain, r"[\w./-]{1,100}"))
 DEVICE = Kind("DEVICE", "auto, cpu, cuda or cuda:N", partial(_matching, "auto|cpu|cuda(:[0-9]{1,3})?"))
 BOOLEAN = Kind("", "true or false", _boolean, (bool,), lambda on: str(on).lower())
 MODEL = Kind(
@@ -209,6 +230,21 @@ KEYS = (
     Key("cache-dir", "engine.cache_dir", FILE, "Where fetched models are kept"),
     Key("log-level", "log.level", _words("debug", "info", "warning", "error"), "Least level that is logged"),
     Key("access-log", "log.access", BOOLEAN, "Log a line for each call"),
+    Key("log-format", "log.format", _words("console", "json"), "How log lines are written"),
+    Key(
+        "otlp-endpoint",
+        "trace.endpoint",
+        URL,
+        "Collector that traces go to, by OTLP over HTTP; none: no traces",
+        standard="OTEL_EXPORTER_OTLP_ENDPOINT",
+    ),
+    Key(
+        "service-name",
+        "trace.service_name",
+        NAME,
+        "What this service is called in traces",
+        standard="OTEL_SERVICE_NAME",
+    ),
 )
 BY_NAME = {key.name: key for key in KEYS}
 TOML_KEYS = {key.name: key for key in KEYS if key.path}

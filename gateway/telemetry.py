@@ -52,6 +52,8 @@ class Exchange:
     reason: str = ""
     items: int = 0
     tokens: int = 0
+    timings: CallTimings | None = None  # of a call that was answered
+    trace: str = ""  # the id of its trace, where traces are kept
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -263,17 +265,27 @@ def _request_id(scope: Scope) -> str:
 
 def _log_line(scope: Scope, exchange: Exchange) -> None:
     """Write the line; the record is made here, since `info` would walk the stack for a file that nobody reads."""
-    if not _access.isEnabledFor(logging.INFO):
-        return
-    told = (
-        scope["method"],
-        exchange.route,
-        exchange.status,
-        (time.monotonic() - exchange.started) * 1000,
-        exchange.request_id,
-        exchange.model or "-",
-        exchange.items,
-        exchange.tokens,
-        f" code={exchange.code}" if exchange.code else "",
-    )
-    _access.handle(logging.LogRecord(_access.name, logging.INFO, __file__, 0, _LINE, told, None))
+    if _access.isEnabledFor(logging.INFO):
+        _access.handle(CallRecord(scope["method"], exchange))
+
+
+class CallRecord(logging.LogRecord):
+    """The line of one exchange, with what is known of it for who writes more than the line."""
+
+    def __init__(self, method: str, exchange: Exchange) -> None:
+        """Take an exchange that has ended."""
+        self.method = method
+        self.exchange = exchange
+        self.ms = (time.monotonic() - exchange.started) * 1000
+        told = (
+            method,
+            exchange.route,
+            exchange.status,
+            self.ms,
+            exchange.request_id,
+            exchange.model or "-",
+            exchange.items,
+            exchange.tokens,
+            f" code={exchange.code}" if exchange.code else "",
+        )
+        super().__init__(_access.name, logging.INFO, __file__, 0, _LINE, told, None)

@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from inference.request import Row
+from inference.request import Report, Row
 from inference.spans import Aggregation
 from inference.tokenizer import Text, Truncation
 
@@ -135,11 +135,12 @@ class Sparse:
 
 @dataclass(frozen=True, slots=True)
 class CallTimings:
-    """Where the time of a call went, in seconds: queue and device of its slowest input."""
+    """Where the time of a call went, in seconds: queue and device of its slowest input, and the batch it ran in."""
 
     tokenise_s: float
     queue_s: float
     device_s: float
+    batch: Report | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ One lock guards the scheduler; one condition wakes the threads; no timer, no pol
 """
 
 import asyncio
+import itertools
 import logging
 import sys
 import threading
@@ -25,6 +26,7 @@ from inference.settlement import Settlement, settle, settlements
 
 _log = logging.getLogger(__name__)
 
+_numbers = itertools.count(1)
 _STUCK_FACTOR: Final = 10.0  # a batch may take so many times its prediction before it counts as stuck
 
 Observer = Callable[[Dispatched | Report], None]
@@ -289,9 +291,9 @@ class Batcher:
         now = self._clock()
         device.running = None
         device.batches += 1
+        report = _report(batch, started, now, error)
         if error is None:
-            self._deliver(settlements(batch, outcomes, started, now))
-        report = _report(batch, now - started, error)
+            self._deliver(settlements(batch, outcomes, report))
         with self._changed:
             self._scheduler.finished(batch, report, now)
         self._observer(report)
@@ -325,13 +327,15 @@ class Batcher:
         self.abandon(error)
 
 
-def _report(batch: Batch, device_s: float, error: InferenceError | None) -> Report:
+def _report(batch: Batch, started: float, now: float, error: InferenceError | None) -> Report:
     return Report(
         model=batch.model,
         sequences=len(batch.entries),
         tokens=batch.tokens,
         padded_tokens=batch.shape.tokens,
         predicted_s=batch.predicted_s,
-        device_s=device_s,
+        device_s=now - started,
         error=None if error is None else type(error).__name__,
+        number=next(_numbers),
+        started=started,
     )

@@ -327,4 +327,5 @@ def _check_dimensions(ask: Embed, model: ServedModel) -> None:
 
 def _timings(tokenise_s: float, results: Sequence[Result]) -> CallTimings:
     slowest = max(results, key=lambda result: result.timings.queue_s + result.timings.device_s)
-    return CallTimings(tokenise_s, slowest.timings.queue_s, slowest.timings.device_s)
+    timings = slowest.timings
+    return CallTimings(tokenise_s, timings.queue_s, timings.device_s, timings.batch)

@@ -132,10 +132,11 @@ class RowFailed:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of one answer went, in seconds."""
+    """Where the time of one answer went, in seconds, and the batch that it came of; a kept answer has none."""
 
     queue_s: float
     device_s: float
+    batch: "Report | None" = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,3 +167,5 @@ class Report:
     device_s: float
     error: str | None = None  # the class of the error that failed the whole batch
     peak_bytes: int | None = None  # what it allocated at the most, beside what the models hold, if the device tells
+    number: int = 0  # like no other of this process
+    started: float = 0.0  # seconds, engine clock

@@ -141,7 +141,7 @@ class Reuse:
         for flight, slot in plan.seats:
             flight.board(slot, deadline)
         for slot, result in plan.kept:
-            slot.succeed(Result(result.row, Timings(0.0, 0.0)))
+            slot.succeed(result)
 
     def end(self, plan: Plan) -> list[Entry]:
         """Stop waiting; returns the entries under way that nobody waits for any more."""
@@ -162,7 +162,7 @@ class Reuse:
         size = result.row.nbytes + _BOOKKEEPING_BYTES
         if size > self._cache_bytes or flight.key in self._kept:
             return
-        self._kept[flight.key] = Result(result.row.copy(), result.timings)  # a row is a view of its whole batch
+        self._kept[flight.key] = Result(result.row.copy(), Timings(0.0, 0.0))  # a row is a view of its whole batch
         self._kept_bytes += size
         while self._kept_bytes > self._cache_bytes:
             _, oldest = self._kept.popitem(last=False)

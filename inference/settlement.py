@@ -7,15 +7,15 @@ Knows no device and no lock; `settle` runs on the loop of the replies.
 from collections.abc import Sequence
 
 from inference.errors import InferenceError, RuntimeFailed
-from inference.request import Batch, Entry, Result, Row, RowFailed, Timings
+from inference.request import Batch, Entry, Report, Result, Row, RowFailed, Timings
 
 Settlement = tuple[Entry, Result | InferenceError]
 
 
-def settlements(batch: Batch, outcomes: Sequence[Row | RowFailed], started: float, now: float) -> list[Settlement]:
-    """What the rows of a batch that ran from `started` to `now` mean to its entries; raises ValueError if some lack."""
+def settlements(batch: Batch, outcomes: Sequence[Row | RowFailed], report: Report) -> list[Settlement]:
+    """What the rows of a batch that ran as reported mean to its entries; raises ValueError if some lack."""
     return [
-        (entry, _outcome(outcome, Timings(started - entry.arrived, now - started)))
+        (entry, _outcome(outcome, Timings(report.started - entry.arrived, report.device_s, report)))
         for entry, outcome in zip(batch.entries, outcomes, strict=True)
     ]
 

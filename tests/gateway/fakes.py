@@ -13,6 +13,7 @@ import httpx2
 import numpy as np
 from fastapi import FastAPI
 from prometheus_client import generate_latest
+from starlette.types import ASGIApp
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from gateway import server
@@ -275,22 +276,29 @@ class Gateway:
         return await self.http.post(path, json=body)
 
 
-def gateway(engine: FakeEngine | None = None, settings: Settings | None = None) -> Gateway:
+Traced = Callable[[ASGIApp], ASGIApp]
+
+
+def gateway(
+    engine: FakeEngine | None = None, settings: Settings | None = None, traced: Traced | None = None
+) -> Gateway:
     """Join the parts as `headrace serve` does; nothing is started."""
     engine, settings = engine or FakeEngine(), settings or Settings()
     metrics = Metrics(settings.engine.limits.latency_target_s)
     engine.observer = metrics.engine_event
     client = Client(engine, engine.limits, auto_truncate=settings.engine.auto_truncate, clock=engine.clock)
     lifecycle = Lifecycle(client, metrics)
-    app = create_app(settings, client, lifecycle, metrics)
+    app = create_app(settings, client, lifecycle, metrics, traced=traced)
     http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://gateway")
     return Gateway(engine, settings, client, metrics, lifecycle, app, http)
 
 
 @asynccontextmanager
-async def ready(engine: FakeEngine | None = None, settings: Settings | None = None) -> AsyncIterator[Gateway]:
+async def ready(
+    engine: FakeEngine | None = None, settings: Settings | None = None, traced: Traced | None = None
+) -> AsyncIterator[Gateway]:
     """A gateway that has started, without a socket."""
-    subject = gateway(engine, settings)
+    subject = gateway(engine, settings, traced)
     await subject.lifecycle.start()
     try:
         async with subject.http:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import Mistake, Settings, SettingsError, document, load, reference, usage
+from gateway.config import Mistake, Settings, SettingsError, TraceConfig, document, load, reference, usage
 from gateway.options import BOOLEAN, KEYS, Key
 from inference import EngineConfig, ForModel, ModelSource
 
@@ -305,6 +305,14 @@ def test_a_mistake_says_where_what_and_the_fix(arguments: list[str], expected: s
         ("auto-truncate", "maybe"),
         ("log-level", "loud"),
         ("cache-dir", " "),
+        ("otlp-endpoint", "collector:4318"),
+        ("otlp-endpoint", "grpc://collector:4317"),
+        ("otlp-endpoint", "http://"),
+        ("otlp-endpoint", "http://user:secret@collector"),
+        ("otlp-endpoint", "http://collector/?key=x"),
+        ("otlp-endpoint", "http://collector:0"),
+        ("service-name", "a b"),
+        ("log-format", "xml"),
     ],
 )
 def test_a_value_out_of_range_is_shown_with_what_is_expected(name: str, value: str) -> None:
@@ -332,6 +340,14 @@ def test_an_unknown_key_of_the_file_is_a_mistake(tmp_path: Path, name: str) -> N
     file = written(tmp_path, f'{name} = "x"')
 
     assert mistake("--config", file).startswith(f"{file}: {name}: is not a setting; ")
+
+
+def test_traces_are_switched_on_by_the_variable_that_everybody_knows() -> None:
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/", "OTEL_SERVICE_NAME": "search"}
+
+    settings = load([], environment | {"OTEL_TRACES_SAMPLER": "always_off"})
+
+    assert settings.trace == TraceConfig("http://collector:4318", "search")
 
 
 def test_an_unknown_variable_is_told_the_nearest_one() -> None:
@@ -484,6 +500,9 @@ values: dict[str, st.SearchStrategy[object]] = {
     "cache-dir": st.sampled_from(["/tmp/cache", "~/cache", "cache"]),
     "log-level": st.sampled_from(["debug", "info", "warning", "error"]),
     "access-log": st.booleans(),
+    "log-format": st.sampled_from(["console", "json"]),
+    "otlp-endpoint": st.sampled_from(["none", "http://collector:4318", "https://[::1]/otlp/"]),
+    "service-name": st.sampled_from(["headrace", "team/search.v2"]),
     "url-prefix": st.sampled_from(["/", "/v1", "/a/b/"]),
     "model": st.lists(st.sampled_from(["a/b", "c=d", f"e/f@{COMMIT}", "/g/h/"]), unique=True, min_size=1),
     "task": st.lists(st.sampled_from(["b=rerank", "c=embed", "f=sparse"]), unique=True, min_size=1),

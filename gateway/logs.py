@@ -1,0 +1,101 @@
+"""
+How log lines look: for people, or as JSON for machines.
+
+No line holds what a caller sent. An exception is told by its classes and places, since its message may quote an input.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final
+
+from gateway.config import LogConfig
+from gateway.telemetry import CallRecord, Exchange
+from inference import CallTimings
+
+_LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def start(log: LogConfig) -> None:
+    """Write this process's log to stderr from now on."""
+    out = logging.StreamHandler(sys.stderr)
+    out.setFormatter(formatter(log.format))
+    logging.basicConfig(level=log.level.upper(), handlers=[out])
+    logging.getLogger("uvicorn").setLevel("WARNING")
+
+
+def formatter(name: str) -> logging.Formatter:
+    """Return what writes `console` or `json`."""
+    return _JsonLines() if name == "json" else _Lines(_LINE)
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        record.exc_text = None  # what another formatter left there has the message
+        return super().format(record)
+
+    def formatException(
+        self, ei: "tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]"
+    ) -> str:
+        return "\n".join(_causes(ei[1]))
+
+
+class _JsonLines(_Lines):
+    def format(self, record: logging.LogRecord) -> str:
+        told: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        if isinstance(record, CallRecord):
+            told |= {"message": "call", "method": record.method, "ms": round(record.ms, 3), **_call(record.exchange)}
+        else:
+            told["message"] = record.getMessage()
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
+def _call(exchange: Exchange) -> dict[str, Any]:
+    """What is known of an exchange, but for what is empty."""
+    told: dict[str, Any] = {
+        "id": exchange.request_id,
+        "route": exchange.route,
+        "status": exchange.status,
+        "outcome": exchange.outcome,
+        "code": exchange.code,
+        "reason": exchange.reason,
+        "model": exchange.model,
+        "items": exchange.items,
+        "tokens": exchange.tokens,
+        "trace_id": exchange.trace,
+    }
+    if exchange.timings is not None:
+        told |= _timings(exchange.timings)
+    return {name: value for name, value in told.items() if value != ""}
+
+
+def _timings(timings: CallTimings) -> dict[str, Any]:
+    told = {
+        "tokenise_ms": round(timings.tokenise_s * 1000, 3),
+        "queue_ms": round(timings.queue_s * 1000, 3),
+        "device_ms": round(timings.device_s * 1000, 3),
+    }
+    if timings.batch is not None:
+        told |= {"batch": timings.batch.number, "batch_size": timings.batch.sequences}
+    return told
+
+
+def _causes(error: BaseException | None) -> Iterator[str]:
+    """An exception and what it came of, the first one first: places and classes, no messages."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    for each in reversed(chain):
+        kind = type(each)
+        yield f"{''.join(traceback.format_tb(each.__traceback__))}{kind.__module__}.{kind.__qualname__}"
