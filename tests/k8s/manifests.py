@@ -26,6 +26,7 @@ ANYWHERE = (
     "gateway-api",
     "ingress",
     "surge",
+    "tracing",
     "writable-rootfs",
 )
 ON_GPUS = ("mig", "time-slicing", "warm-pool", "runtimeclass")

@@ -10,6 +10,8 @@ ADDRESS = re.compile(
     r"http://(?P<service>[\w-]+)\.(?P<namespace>[\w-]+)\.svc\.cluster\.local:(?P<port>\d+)(?P<path>/\S*)?"
 )
 EGRESS = "Job headrace-model-fetch"  # the only pod that reaches the outside
+COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
+NAMESPACE = "kubernetes.io/metadata.name"
 
 
 def findings(documents: list[Document]) -> Iterator[str]:
@@ -34,6 +36,7 @@ def findings(documents: list[Document]) -> Iterator[str]:
     yield from _monitors(documents)
     yield from _policies(documents)
     yield from _addresses(documents)
+    yield from _collector(documents)
 
 
 def chosen(selector: dict[str, str], documents: list[Document]) -> list[tuple[str, Pod]]:
@@ -99,8 +102,39 @@ def _policies(documents: list[Document]) -> Iterator[str]:
             ports = {port["port"] for port in opening.get("ports", [])}
             if not opening.get("from") or not ports or not all(ports <= port_names(pod).keys() for _, pod in behind):
                 yield f"{name(policy)}: opens more than a port of the pod to somebody"
-        if policy["spec"].get("egress") and [owner for owner, _ in behind] != [EGRESS]:
-            yield f"{name(policy)}: lets {[owner for owner, _ in behind]} out"
+        owners, ways = [owner for owner, _ in behind], policy["spec"].get("egress", [])
+        if owners != [EGRESS] and not all(map(_narrow, ways)):
+            yield f"{name(policy)}: lets {owners} out"
+
+
+def _narrow(way: Document) -> bool:
+    """Whether a way out leads to certain ports of certain pods of certain namespaces."""
+    by_labels = [peer.get("namespaceSelector") and peer.get("podSelector") for peer in way.get("to", [])]
+    return bool(way.get("ports") and by_labels and all(by_labels))
+
+
+def _collector(documents: list[Document]) -> Iterator[str]:
+    """Where traces go must be open to the pods that send them."""
+    for owner, pod in pods(documents):
+        told = [each["value"] for one in containers(pod) for each in one.get("env", []) if each["name"] == COLLECTOR]
+        for url in told:
+            address = ADDRESS.fullmatch(url)
+            if not address or (address["namespace"], int(address["port"])) not in _ways_out(pod, documents):
+                yield f"{owner}: no NetworkPolicy lets it reach {url}"
+
+
+def _ways_out(pod: Pod, documents: list[Document]) -> set[tuple[str, int]]:
+    """The namespaces and ports that the policies of a pod let it reach by labels."""
+    labels = pod["metadata"]["labels"].items()
+    specs = [policy["spec"] for policy in of_kind(documents, "NetworkPolicy")]
+    own = [spec for spec in specs if spec["podSelector"].get("matchLabels", {}).items() <= labels]
+    return {
+        (peer.get("namespaceSelector", {}).get("matchLabels", {}).get(NAMESPACE), port["port"])
+        for spec in own
+        for way in spec.get("egress", [])
+        for peer in way["to"]
+        for port in way["ports"]
+    }
 
 
 def _addresses(documents: list[Document]) -> Iterator[str]:

@@ -10,6 +10,7 @@ DEPLOYMENT = "base/deployment.yaml"
 SETTINGS = "base/kustomization.yaml"
 SCALED = "components/keda/scaled-object.yaml"
 POLICY = "base/network-policy.yaml"
+TRACED = Variant("cpu", ("tracing",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,10 @@ BEYOND_SCHEMAS = (
     Plant(POLICY, "      ports:\n        - {port: http}\n", "", "NetworkPolicy headrace: opens more"),
     Plant(POLICY, "{port: metrics}", "{port: 9091}", "NetworkPolicy headrace: opens more"),
     Plant(POLICY, "  policyTypes: [Ingress]\n  ingress:", "  policyTypes: [Ingress, Egress]\n  egress: [{}]\n  ingress:", "lets ['Deployment headrace'] out"),
+    Plant("components/tracing/network-policy.yaml", "          podSelector:\n            matchLabels:\n              app.kubernetes.io/name: opentelemetry-collector\n", "", "NetworkPolicy headrace-tracing: lets", TRACED),
+    Plant("components/tracing/network-policy.yaml", "{port: 4318}", "{port: 4317}", "lets it reach http://otel-collector", TRACED),
+    Plant("components/tracing/kustomization.yaml", "otel-collector.monitoring", "otel-collector.default", "lets it reach http://otel-collector", TRACED),
+    Plant("components/tracing/kustomization.yaml", "http://otel", "otel", "is not a URL such as", TRACED),
     Plant(SCALED, "svc.cluster.local:9090", "svc.cluster.local:9091", "is no port of a Service here"),
     Plant(SCALED, "headrace-metrics.headrace.svc", "headrace-metrics.default.svc", "is no port of a Service here"),
     # scaling

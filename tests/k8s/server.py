@@ -49,7 +49,7 @@ def environment(container: Document, documents: list[Document]) -> dict[str, str
     variables = {"HEADRACE_HOST": "0.0.0.0"}
     for source in container.get("envFrom", []):
         variables |= maps.get(source["configMapRef"]["name"], {})
-    return variables | {each["name"]: each["value"] for each in container.get("env", [])}
+    return variables | {each["name"]: each.get("value", "") for each in container.get("env", [])}
 
 
 def settings_of(container: Document, documents: list[Document]) -> Settings:
