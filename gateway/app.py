@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway import __version__, cohere, huggingface, infinity, kserve, openai, rerank, tei, vllm
 from gateway.call import Door
 from gateway.config import Settings
+from gateway.console import Console
 from gateway.dialect import Dialect, Spoken
 from gateway.errors import Fault
 from gateway.fork import Fork
@@ -40,10 +41,12 @@ def create_app(
     """Join routes, docs, errors and telemetry into one application; `traced` puts traces around it."""
     spoken = _dialects(settings, Door(client, settings, metrics), lifecycle, metrics)
     routes = _routes(spoken, settings.http.max_body_bytes)
+    target_s = settings.engine.limits.latency_target_s
+    shown = Console(client, lifecycle, metrics, target_s).routes() if settings.http.shows_console else []
     app = FastAPI(
         title="Headrace",
         version=__version__,
-        routes=[*routes, *lifecycle.routes()],  # first and plain: the cheap path
+        routes=[*routes, *lifecycle.routes(), *shown],  # first and plain: the cheap path
         redirect_slashes=False,  # a redirect would repeat the Host header, which is the caller's text
         docs_url=None,
         redoc_url=None,

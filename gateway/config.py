@@ -53,6 +53,12 @@ class HttpConfig:
     allow_anonymous: bool = False
     max_priority: int = 0
     url_prefix: str = "/infinity"
+    console: str = "auto"
+
+    @property
+    def shows_console(self) -> bool:
+        """Whether there is a page at /console: if asked for, or where only this machine can reach it."""
+        return self.console == "on" or (self.console == "auto" and LOOPBACK.fullmatch(self.host) is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,7 @@ KEYS = (
     Key("max-priority", "http.max_priority", _whole("", -9, 9), "Highest class a call may ask for; lower is free"),
     Key("max-body-bytes", "http.max_body_bytes", _whole(" of bytes", 1, 1 << 40), "Largest body of a call"),
     Key("url-prefix", "http.url_prefix", PREFIX, "Path of infinity's dialect; at / or /v1 it is ahead of the others"),
+    Key("console", "http.console", _words("auto", "on", "off"), "Page at /console; auto: only on a loopback address"),
     Key("header-timeout", "http.header_timeout_s", SECONDS, "How long a call's head may take to arrive"),
     Key("body-timeout", "http.body_timeout_s", SECONDS, "How long a call's body may take to arrive"),
     Key("latency-target-ms", "engine.limits.latency_target_s", MILLISECONDS, "Latency that callers should see"),

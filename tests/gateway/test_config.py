@@ -503,6 +503,7 @@ values: dict[str, st.SearchStrategy[object]] = {
     "log-format": st.sampled_from(["console", "json"]),
     "otlp-endpoint": st.sampled_from(["none", "http://collector:4318", "https://[::1]/otlp/"]),
     "service-name": st.sampled_from(["headrace", "team/search.v2"]),
+    "console": st.sampled_from(["auto", "on", "off"]),
     "url-prefix": st.sampled_from(["/", "/v1", "/a/b/"]),
     "model": st.lists(st.sampled_from(["a/b", "c=d", f"e/f@{COMMIT}", "/g/h/"]), unique=True, min_size=1),
     "task": st.lists(st.sampled_from(["b=rerank", "c=embed", "f=sparse"]), unique=True, min_size=1),
