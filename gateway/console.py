@@ -1,8 +1,8 @@
 """
 The page at /console: what this process does now, and a form that tries its models.
 
-Static files and one document of plain numbers; rates and percentiles are the page's own work. It has no key and
-no session: it shows what the metrics show, and calls as any caller would.
+Static files and one document of plain numbers; rates and percentiles are the page's own work. It has no session: it
+shows what the metrics show, and calls as any caller would, with the key that is typed into it.
 """
 
 import asyncio
@@ -47,6 +47,7 @@ _FILES: Final = {
     "/console/console.css": ("console.css", "text/css; charset=utf-8"),
     "/console/console.js": ("console.js", "text/javascript; charset=utf-8"),
     "/console/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
+    "/console/key.js": ("key.js", "text/javascript; charset=utf-8"),
     "/console/try.js": ("try.js", "text/javascript; charset=utf-8"),
     "/console/icon.svg": ("icon.svg", "image/svg+xml"),
 }

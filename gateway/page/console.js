@@ -1,6 +1,7 @@
 // Asks for the counters every second, and draws what became of them in between.
 
 import { bars, element, lines, short } from "./charts.js";
+import { ask } from "./key.js";
 import { offer } from "./try.js";
 
 const KEPT_S = 120, RECENT_S = 10, SHAPES_S = 60, EVERY_MS = 1000;
@@ -24,7 +25,8 @@ async function follow() {
 
 async function look() {
   try {
-    const answer = await fetch("console/data", { signal: AbortSignal.timeout(5000) });
+    const answer = await ask("console/data", { signal: AbortSignal.timeout(5000) });
+    if (answer.status === 401) return say("needs a key", "bad");
     if (!answer.ok) throw new Error(String(answer.status));
     const read = await answer.json();
     if (paused) return;

@@ -1,6 +1,7 @@
 // The form that tries a model: calls the server as any caller would.
 
 import { element, short, strip } from "./charts.js";
+import { ask as call } from "./key.js";
 
 const SHOWN = 20; // rows
 const pipeline = (model, task) => `models/${encodeURIComponent(model)}/pipeline/${task}`;
@@ -71,7 +72,7 @@ async function run() {
   const started = performance.now();
   try {
     const headers = { "content-type": "application/json" };
-    const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+    const answer = await call(path, { method: "POST", headers, body: JSON.stringify(body) });
     const told = await answer.text();
     const took = performance.now() - started;
     at("raw").hidden = false;

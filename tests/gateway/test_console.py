@@ -13,7 +13,14 @@ from gateway.config import HttpConfig, Settings, load
 from tests.gateway.fakes import MODEL, FakeEngine, gateway, ready
 
 PAGE = Path(__file__).parents[2] / "gateway" / "page"
-FILES = ("/console", "/console/console.css", "/console/console.js", "/console/charts.js", "/console/try.js")
+FILES = (
+    "/console",
+    "/console/console.css",
+    "/console/console.js",
+    "/console/charts.js",
+    "/console/key.js",
+    "/console/try.js",
+)
 ELSEWHERE = re.compile(r"(https?:)?//[\w.-]+\.\w+")
 NAMESPACE = "http://www.w3.org/2000/svg"
 
