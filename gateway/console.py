@@ -112,6 +112,7 @@ def _model(model: "ServedModel") -> dict[str, Any]:
         "max_length": model.max_length,
         "hidden_size": model.hidden_size,
         "padded_because": model.padded_because,
+        "mask": model.tokenizer.mask,
     }
 
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,11 @@ class Page:
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
-    def until(self, script: str) -> None:
+    def until(self, script: str, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait for what only the page can bring about."""
         give_up = time.monotonic() + PATIENCE_S
         while not self.run(script):
+            meanwhile()
             assert time.monotonic() < give_up, f"{script}: {self.run('document.body.innerText')}"
             time.sleep(0.05)
 

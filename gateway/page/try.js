@@ -57,6 +57,8 @@ function chooseModel() {
 }
 
 function chooseAsk() {
+  const mask = offered.find((each) => each.name === at("model").value)?.mask;
+  if (at("ask").value === "fill-mask" && !at("text").value.includes(mask)) at("text").value = `The headrace brings ${mask} to the wheel.`;
   const [, second, example] = ASKS[at("ask").value] ?? [];
   at("more-label").hidden = !second;
   at("more").required = Boolean(second);

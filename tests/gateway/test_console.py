@@ -1,16 +1,21 @@
-"""The page at /console, as far as it can be judged without a browser."""
+"""The page at /console: what it is sent with, what its numbers are, and the page itself in a real browser."""
 
+import asyncio
 import logging
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from gateway import __version__
 from gateway.config import HttpConfig, Settings, load
-from tests.gateway.fakes import MODEL, FakeEngine, gateway, ready
+from tests.browser import Page, browsing, found
+from tests.conftest import skip
+from tests.gateway.fakes import MODEL, FakeEngine, gateway, listening, ready
 
 PAGE = Path(__file__).parents[2] / "gateway" / "page"
 FILES = (
@@ -155,3 +160,132 @@ async def test_no_number_has_a_label_that_a_caller_made_up() -> None:
         told = (await subject.http.get("/console/data")).text
 
     assert marker not in told
+
+
+PICTURES = os.environ.get("HEADRACE_PICTURES")  # a folder to keep them in
+TEXT = "document.getElementById('text')"
+SAID = "document.getElementById('said').textContent"
+TASKS = {
+    "minilm": "embed",
+    "reranker": "rerank",
+    "judge": "classify",
+    "tagger": "token-classify",
+    "terms": "sparse",
+    "filler": "fill-mask",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_in_a_browser_it_shows_what_the_server_does_and_tries_its_models(tmp_path: Path) -> None:
+    command = found()
+    if command is None:
+        skip("there is no Chromium: `apt-get install chromium-headless-shell`")
+
+    async with listening(FakeEngine(TASKS)) as address:
+        await asyncio.to_thread(visit, str(command), f"http://127.0.0.1:{address.port}", Path(PICTURES or tmp_path))
+
+
+def visit(command: str, url: str, pictures: Path) -> None:
+    """Open the page, look at it and use it."""
+    with browsing(command) as page, httpx2.Client(base_url=url) as http:
+        page.open(f"{url}/console")
+        page.until("document.getElementById('state').textContent === 'ready'")
+        drawn = "document.querySelectorAll('#sizes rect').length > 0 && document.querySelector('#latency polyline')"
+        page.until(f"{drawn} && document.getElementById('tiles').innerText.includes('refused')", lambda: busy(http))
+        names = page.run("[...document.querySelectorAll('#models tbody tr')].map((row) => row.cells[0].textContent)")
+        script = "[...document.querySelectorAll('#tiles div')].map((tile) => tile.innerText.split('\\n'))"
+        tiles = dict(page.run(script))
+
+        by_keyboard(page)
+        every_ask(page)
+        hostile(page)
+        refused(page)
+        paused(page)
+        page.until("document.getElementById('rates').querySelectorAll('polyline').length > 2", lambda: busy(http))
+        for scheme, width in (("light", 1100), ("dark", 1100), ("light", 380)):
+            page.look(pictures / f"console-{scheme}-{width}.png", width=width, scheme=scheme)
+        narrow = page.run("document.documentElement.scrollWidth <= innerWidth")
+        complaints = [told for told in page.complaints if " 400 " not in told]
+
+    assert names == list(TASKS)
+    assert float(tiles["calls a second"]) > 0
+    assert float(tiles["p50, ms"]) > 0
+    assert narrow  # no sideways scrolling
+    assert complaints == []
+
+
+def busy(http: httpx2.Client) -> None:
+    """Some calls, one of them wrong."""
+    for number in range(40):
+        http.post("/v1/embeddings", json={"model": "minilm", "input": [f"w{number}"] * (1 + number % 5)})
+        http.post("/v1/rerank", json={"model": "reranker", "query": "w1", "documents": [f"w{number} w2", "w3"]})
+    http.post("/v1/embeddings", json={"input": 5})
+
+
+def every_ask(page: Page) -> None:
+    """Each thing that a model may be asked has an answer that can be read."""
+    for model in TASKS:
+        choose(page, "model", model)
+        for ask in page.run("[...document.getElementById('ask').options].map((option) => option.value)"):
+            choose(page, "ask", ask)
+            page.run("document.getElementById('said').textContent = ''")
+            page.run("document.getElementById('run').click()")
+            page.until(f"{SAID}.includes('device')")
+            assert page.run("document.querySelector('#answer svg, #answer td, #answer p') !== null"), (model, ask)
+
+
+def choose(page: Page, select: str, value: str) -> None:
+    page.run(f"document.getElementById('{select}').value = '{value}'")
+    page.run(f"document.getElementById('{select}').dispatchEvent(new Event('change'))")
+
+
+def by_keyboard(page: Page) -> None:
+    """From the top of the page to an answer, by keys alone."""
+    page.run("document.body.focus()")
+    page.press("Tab")
+    assert page.run("document.activeElement.className") == "skip"
+    page.press("Enter")
+    page.press("Tab")
+    assert page.run("document.activeElement.id") == "model"
+    page.press("Tab")
+    page.press("Tab")
+    assert page.run("document.activeElement.id") == "text"
+    page.run(f"{TEXT}.select()")
+    page.write("w4 w5")
+    page.press("Enter", control=True)
+    page.until(f"{SAID}.includes('device')")
+    assert "384 numbers of length 1.0000" in page.run("document.getElementById('answer').textContent")
+
+
+def hostile(page: Page) -> None:
+    """A text that would be markup is shown as a text."""
+    choose(page, "model", "reranker")
+    assert page.run("document.getElementById('ask').value") == "rerank"
+    page.run("document.getElementById('more').focus(); document.getElementById('more').select()")
+    page.write("<img src=x onerror=alert(1)>\nw7")
+    page.press("Enter", control=True)
+    page.until("document.querySelectorAll('#answer tbody tr').length === 2")
+    shown = page.run("[...document.querySelectorAll('#answer tbody tr')].map((row) => row.cells[0].textContent)")
+    assert sorted(shown) == ["<img src=x onerror=alert(1)>", "w7"]
+    assert page.run("document.images.length") == 0
+
+
+def refused(page: Page) -> None:
+    """What the server says is wrong is shown, and the form goes on working."""
+    page.run("document.getElementById('more').value = '  '")
+    page.press("Enter", control=True)
+    page.run("document.getElementById('run').click()")
+    page.until(f"{SAID}.startsWith('4')")
+    assert page.run("document.getElementById('said').className") == "bad"
+    assert not page.run("document.getElementById('run').disabled")
+
+
+def paused(page: Page) -> None:
+    """A reader may hold the numbers still."""
+    page.run("document.getElementById('pause').focus()")
+    page.press(" ")
+    assert page.run("document.getElementById('pause').getAttribute('aria-pressed')") == "true"
+    page.until("document.getElementById('state').textContent === 'paused'")
+    page.press(" ")
+    page.until("document.getElementById('state').textContent === 'ready'")
