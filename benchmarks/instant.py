@@ -7,7 +7,6 @@ refuses everybody.
 """
 
 import asyncio
-import logging
 import sys
 import tempfile
 import threading
@@ -21,7 +20,7 @@ import numpy as np
 import uvloop
 from fastapi import FastAPI
 
-from gateway import server
+from gateway import logs, server
 from gateway.app import create_app
 from gateway.config import DrainConfig, Settings
 from gateway.lifecycle import Lifecycle
@@ -148,7 +147,7 @@ def engine_of_its_own(config: EngineConfig, *, observer: Observer, progress: obj
 
 def main(port: int, state: State, workers: int) -> int:
     """Serve until a signal, with the log that `headrace serve` writes; several processes have an idle engine."""
-    logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.start(_SETTINGS.log)
     listener = server.bind("127.0.0.1", port)
     if workers > 0:
         settings = replace(_SETTINGS, http=replace(_SETTINGS.http, workers=workers))

@@ -8,7 +8,6 @@ included, with keep-alive connections and callers on another core.
 """
 
 import asyncio
-import logging
 import os
 import sys
 import time
@@ -28,6 +27,8 @@ from benchmarks.callers import WrongAnswer
 from benchmarks.instant import STATES, State, instant
 from benchmarks.results import Figure, Findings, Goal
 from benchmarks.server import Process, free_ports, running
+from gateway import logs
+from gateway.config import LogConfig
 from inference import Client, Embed, Inputs, Overloaded, Terms
 
 _CALLERS: Final = 32
@@ -122,7 +123,7 @@ async def _in_process(state: State, rows: Sequence[Row], seconds: float) -> dict
     """CPU microseconds of this process a call, by row and way: no server, no socket; the access log goes nowhere."""
     made = instant(state)
     sink = open(os.devnull, "w")  # noqa: ASYNC230, SIM115
-    logging.basicConfig(level="INFO", stream=sink, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    logs.start(LogConfig(), sink)
     await made.lifecycle.start()
     found = {}
     for row in rows:
@@ -137,7 +138,7 @@ async def _in_process(state: State, rows: Sequence[Row], seconds: float) -> dict
         found[row.name, _DIALECT] = found[row.name, _IN_PROCESS] - found[row.name, _CLIENT]
     made.lifecycle.abandon()
     await made.lifecycle.stop()
-    logging.basicConfig(force=True)
+    logs.start(LogConfig())
     sink.close()
     return found
 

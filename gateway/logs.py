@@ -4,28 +4,71 @@ How log lines look: for people, or as JSON for machines.
 No line holds what a caller sent. An exception is told by its classes and places, since its message may quote an input.
 """
 
+import asyncio
 import json
 import logging
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from gateway.config import LogConfig
 from gateway.telemetry import CallRecord, Exchange
 from inference import CallTimings
 
+_HELD_S: Final = 0.1
 _LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def start(log: LogConfig) -> None:
-    """Write this process's log to stderr from now on."""
-    out = logging.StreamHandler(sys.stderr)
-    out.setFormatter(formatter(log.format))
-    logging.basicConfig(level=log.level.upper(), handlers=[out])
+def start(log: LogConfig, out: TextIO = sys.stderr) -> None:
+    """Write this process's log from now on."""
+    lines = Lines(out)
+    lines.setFormatter(formatter(log.format))
+    logging.basicConfig(level=log.level.upper(), handlers=[lines], force=True)
     logging.getLogger("uvicorn").setLevel("WARNING")
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them
+
+
+class Lines(logging.StreamHandler[TextIO]):
+    """
+    Writes the lines of calls together, some ten times a second, and any other line at once and in its order.
+
+    A write for each costs a call more than its line does. Without a running loop nothing is held.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        """Take where lines go."""
+        super().__init__(out)
+        self._held: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or hold it until others have come."""
+        loop = _running_loop() if isinstance(record, CallRecord) else None
+        if loop is None:
+            self.flush()
+            super().emit(record)
+            return
+        if not self._held:
+            loop.call_later(_HELD_S, self.flush)
+        self._held.append(self.format(record))
+
+    def flush(self) -> None:
+        """Write what is held; where nothing can be written any more, nobody can be told."""
+        with self.lock or nullcontext(), suppress(OSError):
+            held, self._held = self._held, []
+            if held:
+                self.stream.write(self.terminator.join([*held, ""]))
+            super().flush()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def formatter(name: str) -> logging.Formatter:

@@ -1,18 +1,21 @@
 """Log lines for people and for machines; none holds what a caller sent, nor does a span."""
 
+import asyncio
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from gateway.config import TraceConfig
-from gateway.logs import formatter
+from gateway.logs import Lines, formatter
+from gateway.telemetry import CallRecord, Exchange
 from gateway.tracing import Tracer, exporter
 from inference.scheduler import Refused
 from tests.gateway.fakes import MODEL, FakeEngine, Gateway, ready
@@ -215,3 +218,43 @@ async def badly(subject: Gateway, method: str, place: str, content: bytes) -> se
     timed = {"content-type": "application/json", "x-request-timeout-ms": MARKER, "x-request-priority": MARKER}
     bad = await subject.http.request(method, place, content=content, headers=timed)
     return {failed.status_code, odd.status_code, bad.status_code}
+
+
+def call_record(route: str) -> CallRecord:
+    return CallRecord("POST", Exchange("id", route, status=200))
+
+
+@pytest.mark.anyio
+async def test_lines_of_calls_are_written_together_and_any_other_line_at_once_behind_them() -> None:
+    out = io.StringIO()
+    lines = Lines(out)
+
+    lines.handle(call_record("/first"))
+    lines.handle(call_record("/second"))
+    assert out.getvalue() == ""
+    lines.handle(logging.LogRecord("other", logging.INFO, "", 0, "third", (), None))
+    assert re.findall("/first|/second|third", out.getvalue()) == ["/first", "/second", "third"]
+    lines.handle(call_record("/fourth"))
+    while "/fourth" not in out.getvalue():
+        await asyncio.sleep(0.01)
+
+
+def test_without_a_loop_no_line_is_held() -> None:
+    out = io.StringIO()
+
+    Lines(out).handle(call_record("/only"))
+
+    assert "/only" in out.getvalue()
+
+
+@pytest.mark.anyio
+async def test_a_full_disk_harms_no_call() -> None:
+    harmed = True
+    with suppress(OSError), open("/dev/full", "w", buffering=1) as out:  # it fails once more at its end
+        lines = Lines(out)
+        lines.handle(call_record("/lost"))
+        lines.flush()
+        lines.handle(call_record("/lost too"))
+        lines.handle(logging.LogRecord("other", logging.INFO, "", 0, "lost as well", (), None))
+        harmed = False
+    assert not harmed
