@@ -67,7 +67,8 @@ def _crew(cores: set[int]) -> Iterator[ProcessPoolExecutor]:
 @contextmanager
 def _served(cores: set[int], count: int) -> Iterator[Process]:
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "benchmarks.instant", str(port), "idle", str(count)]
+    served = ["benchmarks.several", str(port), str(count)] if count else ["benchmarks.instant", str(port), "idle"]
+    command = [sys.executable, "-m", *served]
     with running(cores, command, environment=os.environ, port=port, ready="/readyz") as process:
         yield process
 

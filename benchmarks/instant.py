@@ -2,18 +2,15 @@
 A gateway whose model costs no CPU: the real HTTP parts, client, batcher and scheduler before a runtime that waits a
 little, as for a GPU, and answers from vectors made beforehand. What is left is what a call costs beside its model.
 
-`python -m benchmarks.instant PORT STATE [HTTP_WORKERS]` serves it; a `full` one has a batch that never ends, and
-refuses everybody.
+`python -m benchmarks.instant PORT STATE` serves it; a `full` one has a batch that never ends, and refuses everybody.
 """
 
 import asyncio
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -24,7 +21,6 @@ from gateway import logs, server
 from gateway.app import create_app
 from gateway.config import DrainConfig, Settings
 from gateway.lifecycle import Lifecycle
-from gateway.parent import Parent
 from gateway.telemetry import Metrics
 from inference import Client, Engine, ServedModel, TokenizerFile
 from inference.batcher import Batcher, Observer
@@ -145,19 +141,14 @@ def engine_of_its_own(config: EngineConfig, *, observer: Observer, progress: obj
     return _InstantEngine("idle", observer)
 
 
-def main(port: int, state: State, workers: int) -> int:
-    """Serve until a signal, with the log that `headrace serve` writes; several processes have an idle engine."""
+def main(port: int, state: State) -> int:
+    """Serve until a signal, with the log that `headrace serve` writes."""
     logs.start(_SETTINGS.log)
-    listener = server.bind("127.0.0.1", port)
-    if workers > 0:
-        settings = replace(_SETTINGS, http=replace(_SETTINGS.http, workers=workers))
-        with tempfile.TemporaryDirectory() as home:
-            parent = Parent(settings, listener, Path(home), engine="benchmarks.instant:engine_of_its_own")
-            return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(parent.run())
     made = instant(state)
+    listener = server.bind("127.0.0.1", port)
     serving = server.run(made.app, listener, _SETTINGS.http, _SETTINGS.drain, made.lifecycle)
     return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), STATES[STATES.index(sys.argv[2])], int([*sys.argv, "0"][3])))
+    sys.exit(main(int(sys.argv[1]), STATES[STATES.index(sys.argv[2])]))

@@ -53,7 +53,7 @@ def run(rounds: int, seconds: float) -> Findings:
         sys.stderr.write(f"round {number + 1} of {rounds}\n")
         for victim in _VICTIMS:
             (port,) = free_ports(1)
-            command = [sys.executable, "-m", "benchmarks.instant", str(port), "idle", str(_WORKERS)]
+            command = [sys.executable, "-m", "benchmarks.several", str(port), str(_WORKERS)]
             with running(core, command, environment=os.environ, port=port, ready="/readyz") as process:
                 for what, unit, value in asyncio.run(_kill(process, victim, seconds)):
                     figures.setdefault((victim, what, unit), []).append(value)
