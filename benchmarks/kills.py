@@ -82,7 +82,7 @@ async def _kill(process: Process, victim: str, seconds: float) -> list[tuple[str
         ("503", "calls", float(seen.outcomes["503"])),
         ("anything else", "calls", float(seen.outcomes["else"])),
         ("last call that failed", "seconds after", heal_s),
-        ("all processes there and ready", "seconds after", whole_s),
+        ("a successor is there, /readyz 200", "seconds after", whole_s),
     ]
 
 
