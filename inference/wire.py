@@ -76,10 +76,10 @@ class Catalogue(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """The results of a call: numbers as float32, their shape, seconds in the queue and on the device."""
+    """The results of a call: numbers as float32, their shape, and where their time went."""
 
     number: int
-    rows: list[tuple[bytes, list[int], float, float]]
+    rows: list[tuple[bytes, list[int], Timings]]
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, tag=6):
@@ -180,8 +180,7 @@ def answer_of(number: int, results: Sequence[Result]) -> Answer:
         (
             np.ascontiguousarray(result.row, np.float32).tobytes(),
             list(result.row.shape),
-            result.timings.queue_s,
-            result.timings.device_s,
+            result.timings,
         )
         for result in results
     ]
@@ -192,8 +191,8 @@ def results_of(answer: Answer) -> list[Result]:
     """Return the results that came; raises BadFrame."""
     try:
         return [
-            Result(np.frombuffer(numbers, np.float32).reshape(shape), Timings(queue_s, device_s))
-            for numbers, shape, queue_s, device_s in answer.rows
+            Result(np.frombuffer(numbers, np.float32).reshape(shape), timings)
+            for numbers, shape, timings in answer.rows
         ]
     except ValueError as err:
         raise BadFrame(f"numbers that have no such shape: {err}") from None

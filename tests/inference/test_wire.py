@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference import errors, wire
-from inference.request import Call, Request, Result, Timings
+from inference.request import Call, Report, Request, Result, Timings
 from tests.gateway.fakes import served
 
 FLOATS = st.floats(-1e9, 1e9)
 IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=8).map(lambda ids: np.array(ids, np.int32))
+REPORT = Report("m", 2, 16, 20, 0.01, 0.02)
 BYTES = st.binary(max_size=200)
 
 
@@ -31,7 +32,10 @@ def results(draw: st.DrawFn) -> list[Result]:
     shapes = draw(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=2), min_size=1, max_size=5))
     numbers = np.random.default_rng(0)
     return [
-        Result(numbers.standard_normal(shape).astype(np.float32), Timings(draw(FLOATS), draw(FLOATS)))
+        Result(
+            numbers.standard_normal(shape).astype(np.float32),
+            Timings(draw(FLOATS), draw(FLOATS), draw(st.sampled_from([None, REPORT]))),
+        )
         for shape in shapes
     ]
 
@@ -170,7 +174,7 @@ def test_a_call_that_cannot_be_is_refused(ask: wire.Ask) -> None:
 @pytest.mark.parametrize("shape", [[3], [2, 2], [-1, -1]])
 def test_numbers_that_have_no_such_shape_are_refused(shape: list[int]) -> None:
     with pytest.raises(wire.BadFrame):
-        wire.results_of(wire.Answer(1, [(b"12345678", shape, 0.0, 0.0)]))
+        wire.results_of(wire.Answer(1, [(b"12345678", shape, Timings(0.0, 0.0))]))
 
 
 @pytest.mark.parametrize(("kind", "parts"), [("SystemExit", ["1"]), ("Overloaded", [])])
