@@ -5,23 +5,22 @@ The gateway of `instant.py` in several processes, as `headrace serve --http-work
 """
 
 import asyncio
-import logging
 import sys
 import tempfile
 from pathlib import Path
 
 import uvloop
 
-from gateway import server
+from gateway import logs, server
 from gateway.config import DrainConfig, HttpConfig, Settings
 from gateway.parent import Parent
 
 
 def main(port: int, workers: int) -> int:
     """Serve until a signal, with the log that `headrace serve` writes."""
-    logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     drain = DrainConfig(drain_delay_s=0.0, drain_timeout_s=1.0)
     settings = Settings(http=HttpConfig(workers=workers), drain=drain)
+    logs.start(settings.log)
     listener = server.bind("127.0.0.1", port)
     with tempfile.TemporaryDirectory() as home:
         parent = Parent(settings, listener, Path(home), engine="benchmarks.instant:engine_of_its_own")
