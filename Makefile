@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MODELS := tests/k8s/models/node_modules
 PYTHON_IMAGE := $(shell sed -n 's/^ARG PYTHON_IMAGE=\([^@]*\).*/\1/p' Dockerfile.cuda)
 
-.PHONY: install serve check test test-all k8s bench lock pin clean
+.PHONY: install serve check test test-all loadtest k8s bench lock pin clean
 
 install: .venv/dev
 
@@ -17,6 +17,10 @@ install: .venv/dev
 
 .venv/dev: .venv/runtime
 	$(PIP) -e '.[dev]'
+	touch $@
+
+.venv/loadtest: .venv/runtime
+	$(PIP) -e ".[loadtest]"
 	touch $@
 
 .venv/bench: .venv/dev
@@ -48,6 +52,10 @@ test: .venv/dev $(if $(shell command -v npm),$(MODELS))
 
 test-all: .venv/dev .venv-checkov $(if $(shell command -v npm),$(MODELS))
 	$(BIN)/python -m pytest $(ARGS)
+
+# The default model, 20 s of load, and whether it kept loadtests/short.toml.
+loadtest: .venv/loadtest
+	loadtests/local.sh $(ARGS)
 
 k8s: .venv/dev .venv-checkov $(if $(shell command -v npm),$(MODELS))
 	$(BIN)/python -m pytest tests/k8s $(ARGS)

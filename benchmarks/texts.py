@@ -4,9 +4,10 @@ The text mix of every benchmark: real English that each Python carries, cut to p
 Word counts are log-normal, as questions and paragraphs to embed are: median 20, mean 30, p90 64, most 250.
 """
 
+import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pydoc_data.topics import topics
 from typing import Final
@@ -18,9 +19,14 @@ MOST_WORDS: Final = 250
 
 def passages(count: int, seed: int = 0) -> list[str]:
     """Make so many passages; the same seed gives the same ones on the same Python."""
-    chance = random.Random(seed)
+    return list(itertools.islice(endless(random.Random(seed)), count))
+
+
+def endless(chance: random.Random, most_words: int = MOST_WORDS) -> Iterator[str]:
+    """Make passages without end."""
     words, starts = _words(), _sentence_starts()
-    return [_passage(words, chance.choice(starts), _length(chance)) for _ in range(count)]
+    while True:
+        yield _passage(words, chance.choice(starts), min(most_words, _length(chance)))
 
 
 def _passage(words: Sequence[str], start: int, length: int) -> str:

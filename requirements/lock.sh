@@ -12,3 +12,4 @@ grep '^torch==' constraints.txt | compile - --output-file requirements/torch-cud
 mapfile -t of_torch < <(grep -oE '^(torch|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' requirements/torch-cuda.lock | tr -d =)
 compile pyproject.toml --extra tracing "${of_torch[@]/#/--no-emit-package=}" --output-file requirements/runtime.lock
 echo 'hatchling==1.33.0' | compile - --output-file requirements/build.lock
+printf '%s\n' hdrhistogram locust matplotlib orjson | compile - --output-file requirements/loadtest.lock

@@ -28,6 +28,7 @@ ANYWHERE = (
     "surge",
     "tracing",
     "writable-rootfs",
+    "loadtest",
 )
 ON_GPUS = ("mig", "time-slicing", "warm-pool", "runtimeclass")
 IN_PROD = ("podmonitor", "servicemonitor", "prometheus-rules", "grafana-dashboards", "gateway-api")  # or instead of it

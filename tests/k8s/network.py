@@ -12,6 +12,7 @@ ADDRESS = re.compile(
 EGRESS = "Job headrace-model-fetch"  # the only pod that reaches the outside
 COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
 NAMESPACE = "kubernetes.io/metadata.name"
+SERVER = "Deployment headrace"
 
 
 def findings(documents: list[Document]) -> Iterator[str]:
@@ -103,7 +104,7 @@ def _policies(documents: list[Document]) -> Iterator[str]:
             if not opening.get("from") or not ports or not all(ports <= port_names(pod).keys() for _, pod in behind):
                 yield f"{name(policy)}: opens more than a port of the pod to somebody"
         owners, ways = [owner for owner, _ in behind], policy["spec"].get("egress", [])
-        if owners != [EGRESS] and not all(map(_narrow, ways)):
+        if owners != [EGRESS] and not all(_narrow(way) or _to_the_server(way, documents) for way in ways):
             yield f"{name(policy)}: lets {owners} out"
 
 
@@ -135,6 +136,14 @@ def _ways_out(pod: Pod, documents: list[Document]) -> set[tuple[str, int]]:
         for peer in way["to"]
         for port in way["ports"]
     }
+
+
+def _to_the_server(way: Document, documents: list[Document]) -> bool:
+    """Whether a way out leads to the server's port for callers, and nowhere else."""
+    if [[*peer] for peer in way.get("to", [])] != [["podSelector"]]:
+        return False
+    reached = [owner for owner, _ in chosen(way["to"][0]["podSelector"].get("matchLabels", {}), documents)]
+    return reached == [SERVER] and [port["port"] for port in way.get("ports", [])] == ["http"]
 
 
 def _addresses(documents: list[Document]) -> Iterator[str]:

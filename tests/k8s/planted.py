@@ -11,6 +11,7 @@ SETTINGS = "base/kustomization.yaml"
 SCALED = "components/keda/scaled-object.yaml"
 POLICY = "base/network-policy.yaml"
 TRACED = Variant("cpu", ("tracing",))
+LOADTEST = "components/loadtest/network-policy.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ BEYOND_SCHEMAS = (
     Plant("components/tracing/network-policy.yaml", "{port: 4318}", "{port: 4317}", "lets it reach http://otel-collector", TRACED),
     Plant("components/tracing/kustomization.yaml", "otel-collector.monitoring", "otel-collector.default", "lets it reach http://otel-collector", TRACED),
     Plant("components/tracing/kustomization.yaml", "http://otel", "otel", "is not a URL such as", TRACED),
+    Plant(LOADTEST, "          podSelector:\n            matchLabels:\n              k8s-app: kube-dns\n", "", "lets ['Job headrace-loadtest'] out", Variant("cpu", ("loadtest",))),
+    Plant(LOADTEST, "component: server\n      ports:\n        - {port: http}", "component: server", "lets ['Job headrace-loadtest'] out", Variant("cpu", ("loadtest",))),
     Plant(SCALED, "svc.cluster.local:9090", "svc.cluster.local:9091", "is no port of a Service here"),
     Plant(SCALED, "headrace-metrics.headrace.svc", "headrace-metrics.default.svc", "is no port of a Service here"),
     # scaling

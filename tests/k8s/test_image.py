@@ -32,12 +32,13 @@ def pins(file: str) -> dict[str, str]:
     return {name.lower().replace("_", "-"): version for name, version in PIN.findall((ROOT / file).read_text())}
 
 
-def test_hadolint_finds_nothing() -> None:
+@pytest.mark.parametrize("file", [FILE, ROOT / "loadtests/Dockerfile"], ids=["server", "loadtest"])
+def test_hadolint_finds_nothing(file: Path) -> None:
     hadolint = Path(sys.executable).parent / "hadolint"
     if not hadolint.exists():
         skip("hadolint is not in the environment: `make install`")
 
-    done = subprocess.run([hadolint, FILE], capture_output=True, text=True, check=False)
+    done = subprocess.run([hadolint, file], capture_output=True, text=True, check=False)
 
     assert done.stdout == ""
     assert done.returncode == 0
@@ -75,7 +76,16 @@ def test_the_build_sees_what_it_copies_and_nothing_else() -> None:
     assert allowed == set(copied())
 
 
-@pytest.mark.parametrize("file", ["runtime", "torch-cuda", "torch-cpu", "build"])
+def test_the_image_of_the_load_tests_is_built_of_what_it_copies_and_nothing_else() -> None:
+    dockerfile = (ROOT / "loadtests/Dockerfile").read_text()
+    sources = [source for line in dockerfile.splitlines() if line.startswith("COPY") for source in line.split()[1:-1]]
+    allowed = (ROOT / "loadtests/Dockerfile.dockerignore").read_text().splitlines()
+
+    assert {line[1:] for line in allowed if line.startswith("!")} == set(sources)
+    assert all((ROOT / source).exists() for source in sources)
+
+
+@pytest.mark.parametrize("file", ["runtime", "torch-cuda", "torch-cpu", "build", "loadtest"])
 def test_a_lock_holds_what_the_tests_ran_with(file: str) -> None:
     tested = pins("constraints.txt")
     locked = pins(f"requirements/{file}.lock")
