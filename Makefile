@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MODELS := tests/k8s/models/node_modules
 PYTHON_IMAGE := $(shell sed -n 's/^ARG PYTHON_IMAGE=\([^@]*\).*/\1/p' Dockerfile.cuda)
 
-.PHONY: install serve check test test-all loadtest k8s bench lock pin clean
+.PHONY: install serve check test test-all loadtest k8s bench bench-peers lock pin clean
 
 install: .venv/dev
 
@@ -72,6 +72,9 @@ pin:
 
 bench: .venv/bench
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: .venv/bench
+	$(BIN)/python -m benchmarks peers $(ARGS)
 
 clean:
 	rm -rf .venv .venv-checkov $(MODELS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from benchmarks import autoscale, demand, goodput, http, idle, kills, machine, overhead, policy, serving, tasks
+from benchmarks.peers import comparison
 from benchmarks.results import Findings, publish
 
 NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
@@ -16,6 +17,7 @@ NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
     "idle": idle.run,
     "kills": kills.run,
     "overhead": overhead.run,
+    "peers": comparison.run,
     "policy": policy.run,
     "serving": serving.run,
     "tasks": tasks.run,

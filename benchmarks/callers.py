@@ -139,7 +139,7 @@ class ClosedLoop:
     def __init__(self, port: int, texts: Sequence[str], callers: int, server_cpu_s: Callable[[], float]) -> None:
         """Take what to ask, how many ask at once, and the meter of the server's CPU."""
         self._port = port
-        self._calls = [call_of(text, port, truncate=True) for text in texts]
+        self._calls = [call_of(text, port, truncate=True) for text in texts]  # peers read past the field
         self._callers = callers
         self._server_cpu_s = server_cpu_s
         self._latencies: list[float] = []

@@ -18,6 +18,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 _START_WITHIN_S: Final = 180.0
+_CHILDREN_END_WITHIN_S: Final = 3.0
 
 
 class NotReady(Exception):
@@ -159,12 +160,17 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End it, and the children that some servers leave behind."""
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
     try:
         process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    _, alive = psutil.wait_procs(children, timeout=_CHILDREN_END_WITHIN_S)
+    for child in alive:
+        child.kill()
 
 
 def _get(port: int, path: str) -> tuple[int, str]:

@@ -25,12 +25,33 @@ def plain(core: int, model: Path) -> Iterator[Process]:
 
 
 @contextmanager
-def infinity(core: int, model: Path) -> Iterator[Process]:
-    """infinity with its stock settings, torch on the CPU; its environment is made on first use."""
+def infinity(core: int, model: Path, batch_size: int = 32) -> Iterator[Process]:
+    """infinity, torch on the CPU; its stock batch size is 32. Its environment is made on first use."""
     (port,) = free_ports(1)
     command = [str(_environment("infinity") / "bin" / "infinity_emb"), "v2", "--model-id", str(model)]
     command += ["--served-model-name", "default", "--engine", "torch", "--device", "cpu", "--port", str(port)]
+    command += ["--batch-size", str(batch_size)]
     with _started(core, [*command, "--url-prefix", "/v1"], port, {}, ready="/v1/models") as process:
+        yield process
+
+
+@contextmanager
+def litserve(core: int, model: Path, groups: str = "together") -> Iterator[Process]:
+    """LitServe; `groups` as in model.py."""
+    (port,) = free_ports(1)
+    command = [str(_environment("litserve") / "bin" / "python"), "-m", "benchmarks.peers.litserve_app"]
+    extra = {"MODEL": str(model), "GROUPS": groups, "PORT": str(port)}
+    with _started(core, command, port, extra, ready="/health") as process:
+        yield process
+
+
+@contextmanager
+def mosec(core: int, model: Path, groups: str = "together") -> Iterator[Process]:
+    """mosec; `groups` as in model.py."""
+    (port,) = free_ports(1)
+    command = [str(_environment("mosec") / "bin" / "python"), "-m", "benchmarks.peers.mosec_app"]
+    told = ["--port", str(port), "--address", "127.0.0.1", "--timeout", "60000", "--log-level", "warning"]
+    with _started(core, [*command, *told], port, {"MODEL": str(model), "GROUPS": groups}, ready="/") as process:
         yield process
 
 
