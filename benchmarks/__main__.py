@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks import autoscale, demand, goodput, http, idle, kills, machine, overhead, policy, serving, tasks
+from benchmarks import autoscale, demand, goodput, http, idle, kills, machine, overhead, policy, scale, serving, tasks
 from benchmarks.peers import comparison
 from benchmarks.results import Findings, publish
 
@@ -19,6 +19,7 @@ NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
     "overhead": overhead.run,
     "peers": comparison.run,
     "policy": policy.run,
+    "scale": scale.run,
     "serving": serving.run,
     "tasks": tasks.run,
 }

@@ -18,6 +18,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 _START_WITHIN_S: Final = 180.0
+_LOOK_EVERY_S: Final = 0.05
 _CHILDREN_END_WITHIN_S: Final = 3.0
 
 
@@ -62,6 +63,11 @@ class Process:
         """Seconds of CPU of each process, by what it is for; where there is only one, it is the parent."""
         children = {role: list(map(_cpu_s, found)) for role, found in self.children_by_role().items()}
         return {"parent": [_cpu_s(self._process)], **children}
+
+    def memory_mb(self) -> float:
+        """Resident memory of the server and its children; pages that they share count for each."""
+        processes = (self._process, *self._process.children(recursive=True))
+        return float(sum(process.memory_info().rss for process in processes)) / 1e6
 
     def loop_cpu_s(self) -> float:
         """Seconds of CPU of its main thread alone: HTTP, tokenising short texts, admission."""
@@ -150,7 +156,7 @@ def _await_ready(process: "subprocess.Popen[bytes]", port: int, ready: str, log:
             status = 0
         if status == 200:
             return
-        time.sleep(0.2)
+        time.sleep(_LOOK_EVERY_S)
     raise NotReady("\n".join(log.read_text(errors="replace").splitlines()[-20:]))
 
 
