@@ -79,6 +79,7 @@ class _Worker:
 
     def _start(self, **_: Any) -> None:
         options: Any = self._environment.parsed_options
+        Load.part = None  # not the last run's, should this one's options be bad
         Load.part = Part(
             read_options(options), options.shares, self._runner.worker_index, options.workers, on_done=self._done
         )
@@ -111,7 +112,13 @@ class _Run:
 
     def _start(self, **_: Any) -> None:
         """Begin anew: the web page may start one run after another, with other options."""
-        self._told, self._verdict, self._record = _checked(self._environment), None, Record()
+        self._told, self._verdict, self._record, Load.part = None, None, Record(), None
+        try:
+            self._told = _checked(self._environment)
+        except BadOption as err:
+            _LOG.error("%s", err)
+            gevent.spawn(self._end)
+            return
         assert self._runner is not None
         options: Any = self._environment.parsed_options
         self._shares = options.shares = self._runner.target_user_count

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import orjson
 
@@ -38,7 +39,7 @@ class Scenario:
 
     def path(self, model: str) -> str:
         """Return the path to call."""
-        return self.route.format(model=model)
+        return self.route.format(model=quote(model))
 
     def mistake(self, content: bytes) -> str | None:
         """Say what is wrong with an answer of status 200, or nothing."""

@@ -136,8 +136,10 @@ def test_the_web_page_starts_a_run_and_the_verdict_is_said(tmp_path: Path) -> No
         for _ in range(2):  # one run after another, with options of the form
             _start(f"{page}/swarm", b"user_count=1&spawn_rate=1&rate=50&duration=1")
             assert "met" in next(line for line in process.stdout if line.startswith("verdict"))
+        _start(f"{page}/swarm", b"user_count=1&spawn_rate=1&rate=-1")
+        assert "--rate: -1 is not from" in next(line for line in process.stdout if "ERROR" in line)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(30) == 3  # the last run was none
 
 
 def _start(url: str, form: bytes) -> None:
