@@ -146,7 +146,7 @@ def main(port: int, state: State) -> int:
     logs.start(_SETTINGS.log)
     made = instant(state)
     listener = server.bind("127.0.0.1", port)
-    serving = server.run(made.app, listener, _SETTINGS.http, _SETTINGS.drain, made.lifecycle)
+    serving = server.run(made.app, listener, _SETTINGS.http, _SETTINGS.drain, made.lifecycle, tls=None)
     return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
 
 

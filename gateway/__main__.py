@@ -13,6 +13,7 @@ usage: headrace COMMAND [--key VALUE ...]
   fetch      bring those models into the cache, and end; takes the keys of serve
   profile    measure what the models can do on this device; takes the keys of serve and --output FILE
   models     say what checkpoints are without serving them; `headrace models --help`
+  keys       make, list and revoke the API keys that callers need; `headrace keys --help`
   plan       recommend how to scale for a trace of arrivals; `headrace plan --help`
   settings   print the reference of all keys
 """
@@ -22,13 +23,14 @@ def main() -> int:
     """Run the command that the command line names."""
     name, *arguments = sys.argv[1:] or [""]
     share_one_heap()
-    from gateway import commands  # noqa: PLC0415 - numpy and torch start threads when they are imported
+    from gateway import commands, key_commands  # noqa: PLC0415 - numpy and torch start threads when they are imported
 
     known = {
         "serve": commands.serve,
         "fetch": commands.fetch,
         "profile": commands.profile,
         "models": commands.models,
+        "keys": key_commands.keys,
         "plan": commands.plan,
         "settings": commands.print_settings,
         "child": commands.child,  # not for people: `serve --http-workers` starts it

@@ -1,6 +1,7 @@
 """The one place where the HTTP parts are joined."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -8,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match, Route
@@ -15,19 +17,28 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import __version__, cohere, huggingface, infinity, kserve, openai, rerank, tei, vllm
+from gateway.access import Access, Speaking
+from gateway.audit import Audit, open_stream
 from gateway.call import Door
 from gateway.config import Settings
-from gateway.console import Console
+from gateway.console import FILES, Console
 from gateway.dialect import Dialect, Spoken
 from gateway.errors import Fault
 from gateway.fork import Fork
+from gateway.keyring import Keyring
 from gateway.lifecycle import Lifecycle
 from gateway.openapi import document
+from gateway.shared_allowance import SharedAccounts
 from gateway.telemetry import Metrics, Telemetry, exchange_of
 from inference import Client
 
 _NO_TRACING = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
 _FORKED = "/rerank"
+_CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["Authorization", "X-API-Key", "X-Request-Id", "X-Request-Priority", "X-Request-Timeout-Ms"],
+    "expose_headers": ["RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing", "X-Request-Id"],
+}
 
 
 def create_app(
@@ -38,8 +49,15 @@ def create_app(
     *,
     traced: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> FastAPI:
-    """Join routes, docs, errors and telemetry into one application; `traced` puts traces around it."""
+    """
+    Join routes, docs, errors, access and telemetry into one application; raises Unreadable and Unwritable.
+
+    `traced` puts traces around it.
+    """
+    keys = settings.access.keys
     spoken = _dialects(settings, Door(client, settings, metrics), lifecycle, metrics)
+    if keys is not None:
+        spoken = [_guarded(each) for each in spoken]
     routes = _routes(spoken, settings.http.max_body_bytes)
     target_s = settings.engine.limits.latency_target_s
     shown = Console(client, lifecycle, metrics, target_s).routes() if settings.http.shows_console else []
@@ -52,13 +70,23 @@ def create_app(
         redoc_url=None,
         telemetry=_NO_TRACING,
     )
-    app.add_exception_handler(HTTPException, _Unrouted(spoken))
+    unrouted = _Unrouted(spoken)
+    app.add_exception_handler(HTTPException, unrouted)
     _add_docs(app)
-    described = document(spoken)
+    described = document(spoken, keyed=keys is not None)
     app.openapi = lambda: described  # type: ignore[method-assign]
     app.add_middleware(_HotPaths, routes)
     if traced is not None:
         app.add_middleware(traced)
+    if keys is not None:
+        open_stream(settings.access.audit_log)
+        audit, probes = Audit(), [route.path for route in lifecycle.routes()]
+        page = FILES if settings.http.shows_console else ()  # it asks for a key, and holds nothing
+        keyring = Keyring(keys, changed=audit.reloaded)
+        shared = _shared(settings, lifecycle, metrics)
+        app.add_middleware(Access, keyring, audit, open_paths=[*probes, *page], draw=unrouted.draw, shared=shared)
+    if settings.access.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.access.cors_origins, **_CORS)
     app.add_middleware(Telemetry, metrics, access_log=settings.log.access, draining=lambda: lifecycle.draining)
     return app
 
@@ -76,6 +104,24 @@ def _dialects(settings: Settings, door: Door, lifecycle: Lifecycle, metrics: Met
         Spoken(kserve, kserve.KServe(door, settings, lifecycle, metrics).routes()),
         Spoken(huggingface, huggingface.HuggingFace(door).routes()),
     ]
+
+
+def _guarded(spoken: Spoken) -> Spoken:
+    """Let only those in whose grant has the dialect."""
+    render = spoken.dialect.render
+    routes = [Route(each.path, Speaking(each.app, spoken.name, render), methods=each.methods) for each in spoken.routes]
+    return replace(spoken, routes=routes)
+
+
+def _shared(settings: Settings, lifecycle: Lifecycle, metrics: Metrics) -> SharedAccounts | None:
+    """Count limits over all replicas, if there is a Redis for that; no call lasts longer than its timeouts."""
+    url = settings.access.redis_url
+    if url is None:
+        return None
+    longest_s = settings.deadlines.max_timeout_s + settings.http.body_timeout_s
+    shared = SharedAccounts(url, longest_s, reached=metrics.limits_shared)
+    lifecycle.at_stop(shared.close)
+    return shared
 
 
 def _routes(spoken: Sequence[Spoken], most_bytes: int) -> list[Route]:
@@ -125,9 +171,13 @@ class _Unrouted:
         status, path = getattr(error, "status_code", 404), request.scope["path"]
         exchange_of(request.scope).code = "not_found" if status == 404 else "method_not_allowed"  # noqa: PLR2004
         message = f"{request.method} is not served on this path; see /docs"
-        response = self._dialect(path).render(Fault(status, exchange_of(request.scope).code, message))
+        response = self.draw(path, Fault(status, exchange_of(request.scope).code, message))
         response.headers.update(getattr(error, "headers", None) or {})
         return response
+
+    def draw(self, path: str, fault: Fault) -> Response:
+        """Draw a fault in the dialect that a path looks like."""
+        return self._dialect(path).render(fault)
 
     def _dialect(self, path: str) -> Dialect:
         if path in self._spoken:

@@ -6,10 +6,10 @@ notice that the caller has gone, and turn whatever is raised into the dialect's 
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import orjson
@@ -17,10 +17,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.caller import Caller
 from gateway.config import DeadlineConfig, Settings
 from gateway.errors import ClientGone, Fault, HttpFault, describe
 from gateway.telemetry import Metrics, exchange_of, header, server_timing
 from inference import Ability, Answer, CallTimings, Client, Item, Terms, Truncation
+
+if TYPE_CHECKING:
+    from inference import ServedModel  # its home imports torch
 
 _log = logging.getLogger(__name__)
 
@@ -56,15 +60,41 @@ class Door:
 
     def terms(self, request: Request, ability: Ability, model: str | None, truncation: Truncation) -> Terms:
         """Say on which terms a call runs; raises InvalidRequest for a model that cannot do this."""
-        meant = self.client.model_for(model, ability).name
+        meant = self.model_for(request, model, ability).name
+        who = exchange_of(request.scope).caller
+        if who is not None and not who.may_ask(ability):
+            raise HttpFault(403, "forbidden", f"this key may not ask for {ability}")
         exchange_of(request.scope).model = meant  # known to be served: labels hold no text that a caller made up
         return Terms(
             timeout_s(request, self._settings.deadlines),
             meant,
             truncation,
             caller(request),
-            priority(request, self._settings.http.max_priority),
+            priority(request, self.highest(request)),
         )
+
+    def model_for(self, request: Request, name: str | None, ability: Ability | None) -> "ServedModel":
+        """Return the model that is meant, if the caller may use it; raises InvalidRequest and HttpFault."""
+        who = exchange_of(request.scope).caller
+        if who is not None and name is not None:
+            _check_model(who, name)  # whether it is served or not: a 404 would say which ones are
+        model = self.client.model_for(name, ability)
+        if who is not None:
+            _check_model(who, model.name)
+        return model
+
+    def models(self, request: Request) -> "Mapping[str, ServedModel]":
+        """Return what is served, by name, of that what the caller may use."""
+        who = exchange_of(request.scope).caller
+        if who is None or who.grant.models is None:
+            return self.client.models
+        return {name: model for name, model in self.client.models.items() if who.may_use(name)}
+
+    def highest(self, request: Request) -> int:
+        """Return the highest class that the call may ask for."""
+        who = exchange_of(request.scope).caller
+        own = None if who is None else who.grant.max_priority
+        return self._settings.http.max_priority if own is None else own
 
     async def answer(self, request: Request, asked: Awaitable[Answer[Item]]) -> Answer[Item]:
         """Wait for the answer as long as the caller does, and note what it cost."""
@@ -193,9 +223,17 @@ def priority(request: Request, most: int) -> int:
 
 
 def caller(request: Request) -> str:
-    """Return who calls; without keys, callers are told apart by their address, of IPv6 its first 64 bits."""
+    """Return who calls: the key's caller, or without keys the address, of IPv6 its first 64 bits."""
+    who = exchange_of(request.scope).caller
+    if who is not None:
+        return who.name
     told = request.scope.get("client")
     return _network(told[0]) if told else ""
+
+
+def _check_model(who: Caller, name: str) -> None:
+    if not who.may_use(name):
+        raise HttpFault(403, "forbidden", f"this key may not use the model {name!r}", "model")
 
 
 class cancelled_when_gone:

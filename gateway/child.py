@@ -22,6 +22,7 @@ from gateway.collector import open_tracer
 from gateway.lifecycle import Lifecycle
 from gateway.orders import Assignment, Count, Counted, FromParent, Started, Stop
 from gateway.telemetry import Metrics
+from gateway.tls import server_context
 from inference import Client, Host, Line, RemoteEngine
 
 _FAREWELL_S: Final = 1.0  # for the HTTP processes to hear what became of their calls when the device is lost
@@ -82,7 +83,7 @@ async def _serve_http(assignment: Assignment) -> int:
     remote = RemoteEngine(assignment.engine_path, __version__)
     client = Client(remote, settings.engine.limits, auto_truncate=settings.engine.auto_truncate)
     lifecycle = Lifecycle(client, metrics, with_engine=False)
-    tracer = open_tracer(settings.trace)
+    tracer, tls = open_tracer(settings.trace), server_context(settings.tls)
     app = create_app(settings, client, lifecycle, metrics, traced=None if tracer is None else tracer.around)
     signals = server.Signals()
     leash = _Leash(metrics.registry, lambda at_once: signals.stop(interrupted=at_once))
@@ -90,7 +91,7 @@ async def _serve_http(assignment: Assignment) -> int:
     await remote.connect()
     leash.line.send(Started())
     listener = socket.socket(fileno=assignment.listener)
-    code = await server.run(app, listener, settings.http, settings.drain, lifecycle, signals=signals)
+    code = await server.run(app, listener, settings.http, settings.drain, lifecycle, tls=tls, signals=signals)
     if tracer is not None:
         await asyncio.to_thread(tracer.close)
     await remote.disconnect()

@@ -22,6 +22,7 @@ from gateway import child as children
 from gateway import collector, config, logs, progress, server
 from gateway import plan as planning
 from gateway.app import create_app
+from gateway.audit import Unwritable
 from gateway.cards import Page
 from gateway.config import HttpConfig, Settings, SettingsError
 from gateway.lifecycle import Lifecycle
@@ -31,6 +32,8 @@ from gateway.parent import Parent
 from gateway.plan import BadFile, Wish
 from gateway.samples import Pages
 from gateway.telemetry import Metrics
+from gateway.tls import server_context
+from gateway.watched import Unreadable
 from inference import CannotServe, Client, EngineConfig, InferenceError, Limits
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ def child(arguments: Sequence[str]) -> int:
     logs.start(assignment.settings.log)
     try:
         return children.run(assignment)
-    except CannotServe as err:
+    except (Unreadable, Unwritable, CannotServe) as err:
         return _refuse(str(err))
 
 
@@ -111,7 +114,7 @@ def _with_settings(arguments: Sequence[str], command: Callable[[Settings], int])
         settings = config.load(arguments, os.environ)
         logs.start(settings.log)
         return command(settings)
-    except (SettingsError, CannotServe) as err:
+    except (SettingsError, Unreadable, Unwritable, CannotServe) as err:
         return _refuse(str(err))
 
 
@@ -231,6 +234,7 @@ def _page(config: EngineConfig, told: argparse.Namespace) -> Page:
 def _serve(settings: Settings) -> int:
     http = settings.http
     collector.check(settings.trace)
+    tls = server_context(settings.tls)
     try:
         listener = server.bind(http.host, http.port)
     except OSError as err:
@@ -248,7 +252,7 @@ def _serve(settings: Settings) -> int:
         client = Client(engine, settings.engine.limits, auto_truncate=settings.engine.auto_truncate)
         lifecycle = Lifecycle(client, metrics)
         app = create_app(settings, client, lifecycle, metrics, traced=None if tracer is None else tracer.around)
-        serving = server.run(app, listener, http, settings.drain, lifecycle)
+        serving = server.run(app, listener, http, settings.drain, lifecycle, tls=tls)
         code = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
     if tracer is not None:
         tracer.close()

@@ -78,6 +78,29 @@ class DrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessConfig:
+    """
+    Who may call: a file of keys (None: everybody whom the address reaches), and pages of which origins.
+
+    The audit log's file (None: standard output), and the Redis that counts limits over all replicas.
+    """
+
+    keys: Path | None = None
+    audit_log: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    redis_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """PEM files: the server's certificate and key (None: plain HTTP), and whose certificates callers must show."""
+
+    cert: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """What is logged: the least level, whether each call gets a line, and how lines are written."""
 
@@ -103,6 +126,8 @@ class Settings:
     drain: DrainConfig = DrainConfig()
     log: LogConfig = LogConfig()
     trace: TraceConfig = TraceConfig()
+    access: AccessConfig = AccessConfig()
+    tls: TlsConfig = TlsConfig()
     engine: EngineConfig = field(default_factory=EngineConfig)
 
 
@@ -288,9 +313,16 @@ def _clashes(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
         yield ("port", "metrics-port"), "both would listen on one port", "change one of them"
     if deadlines.default_timeout_s > deadlines.max_timeout_s:
         yield ("default-timeout-ms", "max-timeout-ms"), "the default is above the maximum", "lower it or raise that"
-    if not http.allow_anonymous and not LOOPBACK.fullmatch(http.host):
+    keyed = settings.access.keys is not None
+    if not keyed and not http.allow_anonymous and not LOOPBACK.fullmatch(http.host):
         problem = "anyone who reaches the address could call"
-        yield ("host", "allow-anonymous"), problem, "add --allow-anonymous or keep 127.0.0.1"
+        yield ("host", "keys", "allow-anonymous"), problem, "add --keys FILE, or --allow-anonymous, or keep 127.0.0.1"
+    if keyed and http.allow_anonymous:
+        yield ("allow-anonymous", "keys"), "callers need a key, or they do not", "leave one of them out"
+    if (settings.tls.cert is None) != (settings.tls.key is None):
+        yield ("tls-cert", "tls-key"), "a certificate and its key go together", "name both"
+    if settings.tls.client_ca is not None and settings.tls.cert is None:
+        yield ("tls-client-ca", "tls-cert"), "callers show certificates over TLS only", "name a certificate and its key"
     names = [model.name for model in models] or [DEFAULT_MODEL.name]
     if len(set(names)) < len(names):
         yield ("model",), "two models of one name", "give one another name, NAME=..."

@@ -42,7 +42,7 @@ _SHOWN: Final = frozenset(
         "demand_ratio",
     )
 )
-_FILES: Final = {
+FILES: Final = {
     "/console": ("console.html", "text/html; charset=utf-8"),
     "/console/console.css": ("console.css", "text/css; charset=utf-8"),
     "/console/console.js": ("console.js", "text/javascript; charset=utf-8"),
@@ -71,7 +71,7 @@ class Console:
 
     def routes(self) -> list[Route]:
         """Return plain Starlette routes."""
-        return [*(_file(path, *told) for path, told in _FILES.items()), Route("/console/data", self._data)]
+        return [*(_file(path, *told) for path, told in FILES.items()), Route("/console/data", self._data)]
 
     async def _data(self, request: Request) -> Response:
         exchange_of(request.scope).route = "probe"  # asked for every second: neither a line nor a span

@@ -19,6 +19,8 @@ Path -> method -> operation: `summary`; the type of its `body` and of its `answe
 class Dialect(Protocol):
     """A module: its operations, and how it says that something is wrong."""
 
+    __name__: str
+
     @property
     def SCHEMAS(self) -> Schemas:
         """The operations, for the OpenAPI document."""
@@ -46,6 +48,11 @@ class Spoken:
     dialect: Dialect
     routes: Sequence[Route]
     below: str = ""
+
+    @property
+    def name(self) -> str:
+        """What grants call it: its module's name."""
+        return self.dialect.__name__.rpartition(".")[2]
 
     @property
     def schemas(self) -> Mapping[str, Mapping[str, dict[str, Any]]]:

@@ -123,7 +123,7 @@ class HuggingFace:
     async def infer(self, request: Request) -> Response:
         """POST: find the model and the task, and answer."""
         body = await self._door.content(request)
-        model = self._door.client.model_for(request.path_params.get("name"), None)
+        model = self._door.model_for(request, request.path_params.get("name"), None)
         task = request.path_params.get("task") or _pipeline(model, body)
         if task not in self._answers:
             raise HttpFault(404, "not_found", f"there is: {', '.join(self._answers)}", "task")

@@ -259,7 +259,7 @@ class Infinity:
                 backend="torch",
                 capabilities=_capabilities(model),
             )
-            for name, model in self._door.client.models.items()
+            for name, model in self._door.models(request).items()
         ]
         return Response(msgspec.json.encode(ModelsAnswer(data=data)), media_type="application/json")
 

@@ -127,7 +127,7 @@ class KServe:
 
     async def models(self, request: Request) -> Response:
         """GET /v2/models."""
-        return _json(Models(models=list(self._door.client.models)))
+        return _json(Models(models=list(self._door.models(request))))
 
     async def model(self, request: Request) -> Response:
         """GET /v2/models/{model}."""
@@ -140,7 +140,7 @@ class KServe:
 
     async def config(self, request: Request) -> Response:
         """GET /v2/models/{model}/config."""
-        most = self._settings.http.max_priority
+        most = self._door.highest(request)
         limits = self._settings.engine.limits
         return _json(config(self._model(request), limits.max_items, most - _LOWEST + 1, most + 1))
 
@@ -150,13 +150,13 @@ class KServe:
 
     async def all_stats(self, request: Request) -> Response:
         """GET /v2/models/stats."""
-        return self._statistics(list(self._door.client.models))
+        return self._statistics(list(self._door.models(request)))
 
     async def index(self, request: Request) -> Response:
         """POST /v2/repository/index; the body may be empty."""
         body = await read_body(request, self._settings.http.max_body_bytes)
         parse(_INDEX, body or b"{}")
-        return _json([ModelState(name=name) for name in self._door.client.models])
+        return _json([ModelState(name=name) for name in self._door.models(request)])
 
     @property
     def _ready(self) -> bool:
@@ -164,7 +164,7 @@ class KServe:
 
     def _model(self, request: Request) -> "ServedModel":
         """Return the model that the path names; raises UnknownModel."""
-        model = self._door.client.model_for(request.path_params["model"], None)
+        model = self._door.model_for(request, request.path_params["model"], None)
         version = request.path_params.get("version", VERSION)
         if version != VERSION:
             raise UnknownModel(f"{model.name} has no version {version!r}; it has: {VERSION}", "version")
@@ -183,16 +183,15 @@ class KServe:
         if parameters.timeout:
             terms = replace(terms, timeout_s=parameters.timeout / 1e6)
         if parameters.priority:
-            terms = replace(terms, priority=self._class(parameters.priority))
+            terms = replace(terms, priority=_class(parameters.priority, self._door.highest(request)))
         return terms
 
-    def _class(self, level: int) -> int:
-        """Return our class of a priority level: levels count downwards from the highest that anybody gets."""
-        most = self._settings.http.max_priority
-        if level > most - _LOWEST + 1:
-            message = f"must be from 0 to {most - _LOWEST + 1}"
-            raise HttpFault(400, "invalid_request", message, "parameters.priority")
-        return most + 1 - level
+
+def _class(level: int, most: int) -> int:
+    """Return our class of a priority level: levels count downwards from the highest that the caller gets."""
+    if level > most - _LOWEST + 1:
+        raise HttpFault(400, "invalid_request", f"must be from 0 to {most - _LOWEST + 1}", "parameters.priority")
+    return most + 1 - level
 
 
 async def _answer(request: Request, made: Answer[Any], question: Question, model: "ServedModel") -> Response:

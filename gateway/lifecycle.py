@@ -1,5 +1,6 @@
 """starting -> ready -> draining -> stopped, and the probes that tell an orchestrator the truth."""
 
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from starlette.requests import Request
@@ -21,6 +22,7 @@ class Lifecycle:
         self._client = client
         self._metrics = metrics
         self._with_engine = with_engine
+        self._closing: list[Callable[[], Awaitable[None]]] = []
 
     @property
     def state(self) -> State:
@@ -61,7 +63,13 @@ class Lifecycle:
     async def stop(self) -> None:
         """Answer what was taken, and stop the engine."""
         await self._client.stop()
+        for close in self._closing:
+            await close()
         self._state = "stopped"
+
+    def at_stop(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have something closed when everything was answered."""
+        self._closing.append(close)
 
     def routes(self) -> list[Route]:
         """`/livez` and `/readyz`."""

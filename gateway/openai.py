@@ -126,7 +126,7 @@ class OpenAI:
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
-        models = [Model(id=name, created=self._started) for name in self._door.client.models]
+        models = [Model(id=name, created=self._started) for name in self._door.models(request)]
         return Response(msgspec.json.encode(ModelsAnswer(data=models)), media_type="application/json")
 
 

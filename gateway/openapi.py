@@ -13,16 +13,22 @@ from gateway.dialect import Spoken
 _REF: Final = "#/components/schemas/{name}"
 _PLACE: Final = re.compile(r"\{(\w+)\}")
 _PARTS: Final = ("body", "answer", "error")
+_REFUSALS: Final = (401, 403, 429)  # of every path, where callers need keys
+_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
 
 Operation = Mapping[str, Any]
 
 
-def document(spoken: Sequence[Spoken]) -> dict[str, Any]:
-    """Describe every route; where dialects share one, the body says which of them is spoken."""
+def document(spoken: Sequence[Spoken], *, keyed: bool = False) -> dict[str, Any]:
+    """Describe every route; where dialects share one, the body says which of them is spoken. `keyed`: with keys."""
+    more = _REFUSALS if keyed else ()
     operations: dict[str, dict[str, list[Operation]]] = {}
     for each in spoken:
         served = {route.path for route in each.routes}
-        usual = {"statuses": each.dialect.STATUSES, "error": each.dialect.ErrorAnswer}
+        usual = {"statuses": each.dialect.STATUSES, "error": each.dialect.ErrorAnswer, "more": more}
         for path, methods in each.schemas.items():
             for method, operation in methods.items() if path in served else ():
                 operations.setdefault(path, {}).setdefault(method, []).append({**usual, **operation})
@@ -35,11 +41,15 @@ def document(spoken: Sequence[Spoken]) -> dict[str, Any]:
         for path, methods in operations.items()
     }
     info = {"title": "Headrace", "version": __version__}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}
+    described = {"openapi": "3.1.0", "info": info, "paths": paths}
+    if not keyed:
+        return {**described, "components": {"schemas": components}}
+    security: list[dict[str, list[str]]] = [{name: []} for name in _SCHEMES]
+    return {**described, "security": security, "components": {"schemas": components, "securitySchemes": _SCHEMES}}
 
 
 def _operation(path: str, several: Sequence[Operation], schemas: Mapping[str, Any]) -> dict[str, Any]:
-    statuses = sorted({status for operation in several for status in operation["statuses"]})
+    statuses = sorted({status for each in several for status in (*each["statuses"], *each["more"])})
     errors = {str(status): _content(HTTPStatus(status).phrase, several, "error", schemas) for status in statuses}
     documented: dict[str, Any] = {
         "summary": " / ".join(operation["summary"] for operation in several),

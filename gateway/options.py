@@ -94,6 +94,12 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _redis(text: str) -> str:
+    if not re.fullmatch(r"(rediss?|unix)://\S+", text):
+        raise ValueError("not such a URL")
+    return text
+
+
 def _boolean(text: str) -> bool:
     return BOOLEANS[_matching("|".join(BOOLEANS), text)]
 
@@ -173,10 +179,28 @@ SHARE = Kind(
     lambda n: f"{n:.12g}",
 )
 FILE = Kind("PATH", "a path", _path, show=_show_path)
+MAYBE_FILE = Kind(
+    "PATH",
+    "a path, or none",
+    lambda text: None if text == "none" else _path(text),
+    show=lambda path: "none" if path is None else _show_path(path),
+)
 HOST = Kind(
     "HOST",
     "an address or a host name, without a port",
     partial(_matching, r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f.]*(:[0-9a-f.]*){2,}"),
+)
+ORIGIN = Kind(
+    "ORIGIN",
+    "an origin such as `https://console.example.com`, with its port if it has one",
+    partial(_matching, r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"),
+    show=lambda origins: ", ".join(origins) or "none",
+)
+REDIS = Kind(
+    "URL",
+    "`redis://`, `rediss://` or `unix://` and what follows, or none",
+    lambda text: None if text == "none" else _redis(text),
+    show=lambda url: "none" if url is None else "one that is set",  # it may hold a password
 )
 PREFIX = Kind(
     "PATH",
@@ -202,11 +226,24 @@ KEYS = (
     Key("model", "engine.models", MODEL, "Model to serve, as NAME or the last part of its path; repeatable", many=True),
     Key("task", "engine.tasks", TASK, "What a model is to do, instead of what its files say; repeatable", many=True),
     Key("golden", "engine.goldens", GOLDEN, "Answers a model must give, or it is not served; repeatable", many=True),
-    Key("host", "http.host", HOST, "Address to listen on; any but a loopback one needs allow-anonymous"),
+    Key("host", "http.host", HOST, "Address to listen on; any but a loopback one needs keys or allow-anonymous"),
     Key("port", "http.port", PORT, "Port of the API; 0 takes any free one"),
     Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),
     Key("http-workers", "http.workers", _whole("", 0, 64), "Processes for HTTP beside the engine's; 0: all in one"),
     Key("allow-anonymous", "http.allow_anonymous", BOOLEAN, "Answer callers without a key on any address"),
+    Key("keys", "access.keys", MAYBE_FILE, "API keys, as `headrace keys create` writes them; calls then need one"),
+    Key("redis-url", "access.redis_url", REDIS, "Redis that counts callers' limits over all replicas"),
+    Key("tls-cert", "tls.cert", MAYBE_FILE, "Certificate chain of this server, PEM; the API is then HTTPS"),
+    Key("tls-key", "tls.key", MAYBE_FILE, "Its private key, PEM, without a password"),
+    Key("tls-client-ca", "tls.client_ca", MAYBE_FILE, "Authorities, PEM: callers must show a certificate of theirs"),
+    Key(
+        "cors-origin",
+        "access.cors_origins",
+        ORIGIN,
+        "Origin whose pages may call, in browsers; repeatable",
+        many=True,
+    ),
+    Key("audit-log", "access.audit_log", MAYBE_FILE, "File of refused and admin calls; none: standard output"),
     Key("max-priority", "http.max_priority", _whole("", -9, 9), "Highest class a call may ask for; lower is free"),
     Key("max-body-bytes", "http.max_body_bytes", _whole(" of bytes", 1, 1 << 40), "Largest body of a call"),
     Key("url-prefix", "http.url_prefix", PREFIX, "Path of infinity's dialect; at / or /v1 it is ahead of the others"),

@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -48,9 +49,10 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url(host: str, port: int) -> str:
+def url(host: str, port: int, *, secure: bool = False) -> str:
     """Write an address as people click it."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def run(
@@ -60,11 +62,16 @@ async def run(
     drain: DrainConfig,
     lifecycle: Lifecycle,
     *,
+    tls: ssl.SSLContext | None,
     signals: "Signals | None" = None,
 ) -> int:
-    """Serve until a signal, drain, and return the exit code; raises CannotServe if a model cannot be loaded."""
+    """
+    Serve until a signal, drain, and return the exit code; raises CannotServe if a model cannot be loaded.
+
+    Over TLS if there is a context for it.
+    """
     signals = signals or Signals()
-    server = _Server(_uvicorn_config(app, http, drain))
+    server = _Server(_uvicorn_config(app, http, drain, tls))
     serving = asyncio.create_task(server.serve([listener]))
     starting = asyncio.create_task(lifecycle.start())
     stopping = asyncio.create_task(signals.first.wait())
@@ -76,7 +83,7 @@ async def run(
         return 0  # nothing was taken
     if starting.exception() is None:
         freeze_what_is_loaded()
-        _log.info("ready: listening on %s", url(*listener.getsockname()[:2]))
+        _log.info("ready: listening on %s", url(*listener.getsockname()[:2], secure=tls is not None))
         dying = asyncio.create_task(lifecycle.device_lost())
         await asyncio.wait({stopping, serving, dying}, return_when=asyncio.FIRST_COMPLETED)
         await _announce_drain(signals, drain, lifecycle)
@@ -152,7 +159,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _uvicorn_config(app: ASGIApp, http: HttpConfig, drain: DrainConfig) -> uvicorn.Config:
+def _uvicorn_config(app: ASGIApp, http: HttpConfig, drain: DrainConfig, tls: ssl.SSLContext | None) -> uvicorn.Config:
     class Protocol(_DeadlineProtocol):
         header_timeout_s = http.header_timeout_s
         body_timeout_s = http.body_timeout_s
@@ -167,6 +174,7 @@ def _uvicorn_config(app: ASGIApp, http: HttpConfig, drain: DrainConfig) -> uvico
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        ssl_context_factory=None if tls is None else lambda config, default: tls,
         timeout_graceful_shutdown=math.ceil(drain.drain_timeout_s) + 1,
     )
 

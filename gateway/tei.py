@@ -69,6 +69,7 @@ _KINDS: Final = {
     "model_failed": (424, "Backend"),
     "internal_error": (500, "Backend"),
     "overloaded": (429, "Overloaded"),
+    "rate_limited": (429, "Overloaded"),
     "deadline_exceeded": (504, "Overloaded"),
     "unavailable": (503, "Unhealthy"),
 }
@@ -213,7 +214,7 @@ class TEI:
         """POST /tokenize. In a thread, as /decode: nobody knows how long a text is."""
         body = await self._door.body(request, _TOKENIZE)
         texts = [body.inputs] if isinstance(body.inputs, str) else self._few(_some(body.inputs, "inputs"), "inputs")
-        model, special = self._model(body.model), body.add_special_tokens
+        model, special = self._door.model_for(request, body.model, None), body.add_special_tokens
         prompt = _prompt(model, body.prompt_name)
         prompted = [prompt + text for text in texts]
         rows = await asyncio.to_thread(self._door.client.tokenize, model.name, prompted, special=special)
@@ -227,7 +228,7 @@ class TEI:
         """POST /decode."""
         body = await self._door.body(request, _DECODE)
         ids = read_inputs(_some(body.ids, "ids"), "ids")
-        model = self._model(body.model)
+        model = self._door.model_for(request, body.model, None)
         lists = [each for each in self._few(ids.items, "ids") if not isinstance(each, str)]
         skip = body.skip_special_tokens
         texts = await asyncio.to_thread(self._door.client.decode, model.name, lists, skip_special=skip)
@@ -235,7 +236,7 @@ class TEI:
 
     async def info(self, request: Request) -> Response:
         """GET /info."""
-        model = self._model(next(iter(self._door.client.models), None))
+        model = self._door.model_for(request, next(iter(self._door.models(request)), None), None)
         info = describe_model(model, self._door.limits)
         return Response(msgspec.json.encode(info), media_type="application/json")
 
@@ -244,9 +245,6 @@ class TEI:
         if self._lifecycle.state == "ready" and self._lifecycle.healthy:
             return Response()
         return render(Fault(503, "unavailable", self._lifecycle.state, retry_after_s=1.0))
-
-    def _model(self, name: str | None) -> "ServedModel":
-        return self._door.client.model_for(name, None)
 
     def _terms(self, request: Request, ability: Ability, cut: Cut) -> Terms:
         """Say on which terms a call runs; a task that the model does not have is a fault of the server's, here."""

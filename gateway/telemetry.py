@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import __version__
+from gateway.caller import Caller
 from inference import BatcherStatistics, CallTimings, Demand, Dispatched, Report
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Exchange:
     tokens: int = 0
     timings: CallTimings | None = None  # of a call that was answered
     trace: str = ""  # the id of its trace, where traces are kept
+    caller: Caller | None = None  # who has shown a key
+    action: str = ""  # what an admin does, for the audit log
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -139,6 +142,8 @@ class Metrics:
         shares = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.9]
         self.requests = counter("requests", "Calls answered", "route", "model", "outcome")
         self.refusals = counter("refusals", "Calls that were not run", "reason")
+        self.callers = counter("caller_requests", "Calls answered, by the key's caller", "caller", "outcome")
+        self.spent = counter("caller_tokens", "Real tokens of answered calls", "caller")
         self.in_flight = 0
         gauge("in_flight", "HTTP exchanges in progress").set_function(lambda: self.in_flight)
         self.request_s = histogram("request_seconds", "From first byte read to answer", seconds, "route", "model")
@@ -151,8 +156,11 @@ class Metrics:
         self.failures = counter("batch_failures", "Batches that failed as a whole", "model", "error")
         self.load_s = gauge("model_load_seconds", "Reading weights and the packing self-test", "model")
         self.warm_up_s = gauge("model_warm_up_seconds", "Rehearsing batches before ready", "model")
+        self.shared = gauge("shared_limits", "1: limits of callers are counted in Redis; 0: by this process alone")
         self._requests_of = cache(self.requests.labels)  # labels() checks its values and takes a lock; they are few
         self._request_s_of = cache(self.request_s.labels)
+        self._callers_of = cache(self.callers.labels)
+        self._spent_of = cache(self.spent.labels)
         self._tokenise_s_of = cache(self.tokenise_s.labels)
         self._batches_of = cache(self._bind_batches)
         gauge("build_info", "Version of this server", "version").labels(__version__).set(1)
@@ -161,8 +169,15 @@ class Metrics:
         """Count an exchange that ended."""
         self._requests_of(exchange.route, exchange.model, exchange.outcome).inc()
         self._request_s_of(exchange.route, exchange.model).observe(time.monotonic() - exchange.started)
+        if exchange.caller is not None:
+            self._callers_of(exchange.caller.name, exchange.outcome).inc()
+            self._spent_of(exchange.caller.name).inc(exchange.tokens)
         if exchange.status in _NOT_RUN and exchange.code:
             self.refusals.labels(exchange.reason or exchange.code).inc()
+
+    def limits_shared(self, there: bool) -> None:
+        """Record whether Redis counts callers' limits, or each replica for itself."""
+        self.shared.set(there)
 
     def tokenised(self, model: str, seconds: float) -> None:
         """Record how long a call's texts took to become tokens."""
@@ -286,6 +301,13 @@ class CallRecord(logging.LogRecord):
             exchange.model or "-",
             exchange.items,
             exchange.tokens,
-            f" code={exchange.code}" if exchange.code else "",
+            _tail(exchange),
         )
         super().__init__(_access.name, logging.INFO, __file__, 0, _LINE, told, None)
+
+
+def _tail(exchange: Exchange) -> str:
+    """What only some lines have; the key's id opens nothing."""
+    code = f" code={exchange.code}" if exchange.code else ""
+    who = f" caller={exchange.caller.name} key={exchange.caller.key}" if exchange.caller else ""
+    return code + who

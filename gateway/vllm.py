@@ -239,7 +239,7 @@ class VLLM:
     async def pooling(self, request: Request) -> Response:
         """POST /pooling."""
         body = await self._door.body(request, _POOLING)
-        model = self._door.client.model_for(body.model, None)
+        model = self._door.model_for(request, body.model, None)
         task = body.task or _POOLS.get(model.task)
         if task is None:
             message = f"{model.name} has none of: embed, classify, token_embed, token_classify"

@@ -17,10 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.controls import batcher, gateway, golden, processes, reuse, scheduler
+from tests.controls import access, batcher, gateway, golden, processes, reuse, scheduler
 from tests.controls.guard import ROOT, Guard
 
-GUARDS = (*batcher.GUARDS, *reuse.GUARDS, *scheduler.GUARDS, *gateway.GUARDS, *golden.GUARDS, *processes.GUARDS)
+GUARDS = (
+    *(*access.GUARDS, *batcher.GUARDS, *reuse.GUARDS, *scheduler.GUARDS, *gateway.GUARDS, *golden.GUARDS),
+    *processes.GUARDS,
+)
 COPIED = ("gateway", "inference", "tests")
 AT_ONCE = 3  # many do nothing but hang
 TEST_S = 20  # a test may take so long without its guard, where many hang

@@ -21,6 +21,7 @@ from gateway.app import create_app
 from gateway.config import Settings
 from gateway.lifecycle import Lifecycle
 from gateway.telemetry import Metrics
+from gateway.tls import server_context
 from inference import (
     CannotServe,
     Client,
@@ -318,7 +319,8 @@ async def serving(
     listener = server.bind("127.0.0.1", 0)
     address = Address(subject, listener.getsockname()[1])
     http, drain = subject.settings.http, subject.settings.drain
-    run = asyncio.create_task(server.run(subject.app, listener, http, drain, subject.lifecycle))
+    tls = server_context(subject.settings.tls)
+    run = asyncio.create_task(server.run(subject.app, listener, http, drain, subject.lifecycle, tls=tls))
     await subject.engine.started.wait()
     try:
         yield address, run

@@ -2,13 +2,17 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from starlette.routing import Route
 
 from gateway import kserve
+from gateway.config import AccessConfig, Settings
 from gateway.openai import EmbeddingsBody
 from tests.gateway.fakes import ready
+from tests.gateway.keys import key_for, keyed
 
 EXTERNAL = re.compile(r"""(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}""")
 
@@ -190,3 +194,39 @@ print(sorted({'torch', 'transformers'} & sys.modules.keys()))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "x-api-key,content-type"}
+
+
+@pytest.mark.anyio
+async def test_pages_of_no_origin_may_call_unless_it_is_listed() -> None:
+    listed, other = {"origin": "https://a.example"}, {"origin": "https://b.example"}
+    settings = Settings(access=AccessConfig(cors_origins=("https://a.example",)))
+
+    async with ready() as closed, ready(settings=settings) as open_:
+        off = await closed.http.options("/v1/embeddings", headers=PREFLIGHT | listed)
+        preflights = [await open_.http.options("/v1/embeddings", headers=PREFLIGHT | each) for each in (listed, other)]
+        answers = [await open_.embed({"input": "w1"}, **each) for each in (listed, other)]
+
+    assert "access-control-allow-origin" not in off.headers
+    assert [each.status_code for each in preflights] == [200, 400]
+    told = [each.headers.get("access-control-allow-origin") for each in (*preflights, *answers)]
+    assert told == ["https://a.example", None, "https://a.example", None]
+    assert "access-control-allow-credentials" not in answers[0].headers
+
+
+@pytest.mark.anyio
+async def test_a_preflight_shows_no_key_and_the_call_behind_it_must(tmp_path: Path) -> None:
+    origin = {"origin": "https://a.example"}
+    key_for(tmp_path / "keys")
+    settings = keyed(tmp_path / "keys")
+    settings = replace(settings, access=replace(settings.access, cors_origins=("https://a.example",)))
+
+    async with ready(settings=settings) as subject:
+        preflight = await subject.http.options("/v1/embeddings", headers=PREFLIGHT | origin)
+        answer = await subject.embed({"input": "w1"}, **origin)
+
+    assert preflight.status_code == 200
+    assert answer.status_code == 401
+    assert answer.headers["access-control-allow-origin"] == "https://a.example"  # so that the page can read why

@@ -384,8 +384,14 @@ def test_a_file_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
         (["--max-timeout-ms=9"], "--max-timeout-ms: default-timeout-ms 30000, max-timeout-ms 9: the default is above"),
         (
             ["--host=0.0.0.0"],
-            "--host: host 0.0.0.0, allow-anonymous false: anyone who reaches the address could call; add",
+            "--host: host 0.0.0.0, keys none, allow-anonymous false: anyone who reaches the address could call; add",
         ),
+        (
+            ["--keys=k", "--allow-anonymous"],
+            "--allow-anonymous: allow-anonymous true, keys k: callers need a key, or they do not; leave",
+        ),
+        (["--tls-cert=c"], "--tls-cert: tls-cert c, tls-key none: a certificate and its key go together; name both"),
+        (["--tls-client-ca=a"], "--tls-client-ca: tls-client-ca a, tls-cert none: callers show certificates over TLS"),
         (["--model=a/b", "--model=c/b"], "--model: model b=a/b, b=c/b: two models of one name;"),
         (
             ["--model=a/b", "--model=c/d", "--task=embed"],
@@ -413,6 +419,7 @@ def test_values_that_do_not_fit_together_are_a_mistake(arguments: list[str], exp
     [
         ["--port=0", "--metrics-port=0"],
         ["--host=0.0.0.0", "--allow-anonymous"],
+        ["--host=0.0.0.0", "--keys=k"],
         ["--host=localhost"],
         ["--host=127.0.0.2"],
         ["--host=::1"],
@@ -427,7 +434,9 @@ def test_values_that_fit_together_are_taken(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("host", ["::", "10.0.0.1", "headrace.example", "127.0.0.1.example"])
 def test_any_host_but_a_loopback_one_needs_consent(host: str) -> None:
-    assert "--allow-anonymous" in mistake("--host", host)
+    said = mistake("--host", host)
+    assert "--keys FILE" in said
+    assert "--allow-anonymous" in said
 
 
 def test_values_that_cannot_be_read_are_not_blamed_for_not_fitting() -> None:
@@ -481,6 +490,13 @@ values: dict[str, st.SearchStrategy[object]] = {
     "header-timeout": times,
     "body-timeout": st.floats(0.01, 100),
     "allow-anonymous": st.booleans(),
+    "keys": st.sampled_from(["/etc/keys", "~/keys", "keys"]),
+    "cors-origin": st.lists(st.sampled_from(["https://a.example", "http://[::1]:3000"]), unique=True, min_size=1),
+    "redis-url": st.sampled_from(["redis://redis:6379/0", "rediss://:x@redis", "unix:///run/redis"]),
+    "tls-cert": st.sampled_from(["/etc/tls.crt", "tls.crt"]),
+    "tls-key": st.sampled_from(["/etc/tls.key", "tls.key"]),
+    "tls-client-ca": st.sampled_from(["/etc/ca.crt"]),
+    "audit-log": st.sampled_from(["/var/log/audit", "~/audit"]),
     "latency-target-ms": st.floats(1, 1000),
     "default-timeout-ms": times,
     "max-timeout-ms": st.integers(30_000, 90_000),
@@ -528,7 +544,18 @@ def toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else texts(value)[0]
 
 
-@given(st.fixed_dictionaries({}, optional=values).map(with_told_models))
+def with_both_of_tls(chosen: dict[str, object]) -> dict[str, object]:
+    """A certificate and its key go together, and authorities of callers with them."""
+    tls: dict[str, object] = {"tls-cert": "c", "tls-key": "k"}
+    return tls | chosen if {*tls, "tls-client-ca"} & chosen.keys() else chosen
+
+
+def with_one_lock(chosen: dict[str, object]) -> dict[str, object]:
+    """Callers need a key, or they do not."""
+    return chosen | {"allow-anonymous": False} if {"keys", "allow-anonymous"} <= chosen.keys() else chosen
+
+
+@given(st.fixed_dictionaries({}, optional=values).map(with_told_models).map(with_one_lock).map(with_both_of_tls))
 def test_settings_are_the_same_as_flags_as_variables_and_as_a_file(given_values: dict[str, object]) -> None:
     flags = [f"--{name}={text}" for name, value in given_values.items() for text in texts(value)]
     environment = {BY_NAME[name].variable: ",".join(texts(value)) for name, value in given_values.items()}
@@ -577,3 +604,10 @@ def test_a_prefix_is_a_path_without_its_last_slash(told: str, prefix: str) -> No
 def test_what_is_no_prefix_is_refused(told: str) -> None:
     with pytest.raises(SettingsError, match="a path such as"):
         load(["--url-prefix", told], {})
+
+
+def test_a_password_in_a_url_is_shown_nowhere() -> None:
+    said = [str(one) for one in mistakes(["--redis-url=redis://:hunter2@redis", "--prot=1"])]
+    settings = load(["--redis-url=redis://:hunter2@redis"], {})
+
+    assert "hunter2" not in BY_NAME["redis-url"].show(settings) + "".join(said)

@@ -415,7 +415,7 @@ async def test_a_model_that_cannot_be_served_ends_it() -> None:
     settings = subject.settings
 
     with pytest.raises(CannotServe, match="no such folder"):
-        await server.run(subject.app, listener, settings.http, settings.drain, subject.lifecycle)
+        await server.run(subject.app, listener, settings.http, settings.drain, subject.lifecycle, tls=None)
 
 
 def test_a_port_that_is_taken_shows_at_once_although_nobody_has_accepted_yet() -> None:
