@@ -8,6 +8,7 @@ from tests.k8s.manifests import Document, name, of_kind
 
 TAG = re.compile(r"[^:@\s]+(:\d+)?(/[^:@\s]+)*:(?!latest$)[\w.-]+(@sha256:[0-9a-f]{64})?")
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+BY_HAND = {"headrace-keys"}
 SHARED_WITH_HOST = ("hostNetwork", "hostPID", "hostIPC")
 MAY_WRITE_ROOT = "headrace"  # the container that writable-rootfs opens
 
@@ -90,7 +91,7 @@ def _mounts(container: Document, spec: Document) -> Iterator[str]:
 
 
 def _references(spec: Document, documents: list[Document]) -> Iterator[str]:
-    """What a pod names must be in the same apply; an optional Secret is made by hand."""
+    """What a pod names must be in the same apply, but for the Secret of keys, which people make by hand."""
     made = {name(document) for document in documents}
     wanted = {f"ServiceAccount {spec.get('serviceAccountName')}"}
     if "priorityClassName" in spec:
@@ -100,7 +101,7 @@ def _references(spec: Document, documents: list[Document]) -> Iterator[str]:
             wanted.add(f"ConfigMap {volume['configMap']['name']}")
         if "persistentVolumeClaim" in volume:
             wanted.add(f"PersistentVolumeClaim {volume['persistentVolumeClaim']['claimName']}")
-        if "secret" in volume and not volume["secret"].get("optional"):
+        if "secret" in volume and volume["secret"]["secretName"] not in BY_HAND:
             wanted.add(f"Secret {volume['secret']['secretName']}")
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
         wanted |= {f"ConfigMap {one['configMapRef']['name']}" for one in container.get("envFrom", [])}

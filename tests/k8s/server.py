@@ -38,6 +38,7 @@ def findings(documents: list[Document]) -> Iterator[str]:
     if settings is not None:
         server = next(each for each in of_kind(documents, "Deployment") if name(each) == SERVER)
         yield from (f"{SERVER}: {problem}" for problem in _listening(server, settings))
+        yield from (f"{SERVER}: {problem}" for problem in _keys(server, settings))
         yield from (f"{SERVER}: {problem}" for problem in _drain(server, settings, documents))
     yield from _routes(documents)
     yield from _model(documents)
@@ -77,6 +78,17 @@ def _listening(server: Document, settings: Settings) -> Iterator[str]:
             yield f"{probe} asks for {asked}, which is not served"
     if pod["spec"]["containers"][0].get("livenessProbe", {}).get("httpGet", {}).get("path") == "/readyz":
         yield "a drain would look like a death"
+
+
+def _keys(server: Document, settings: Settings) -> Iterator[str]:
+    """The file of keys must be one of a Secret that is mounted."""
+    spec: Any = server["spec"]["template"]["spec"]
+    secrets = {volume["name"] for volume in spec["volumes"] if "secret" in volume}
+    mounts = {mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"] if mount["name"] in secrets}
+    if settings.access.keys is None:
+        yield "answers whoever reaches it"
+    elif str(settings.access.keys.parent) not in mounts:
+        yield f"reads its keys from {settings.access.keys}, where no Secret is mounted"
 
 
 def _drain(server: Document, settings: Settings, documents: list[Document]) -> Iterator[str]:
