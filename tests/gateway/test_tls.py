@@ -75,6 +75,14 @@ async def heard(port: int, context: ssl.SSLContext, name: str | None = None) -> 
         writer.close()
 
 
+async def hears(port: int, context: ssl.SSLContext) -> bool:
+    """Whether anything is said; in TLS 1.3 a caller learns after its own handshake that it is refused."""
+    try:
+        return (await heard(port, context))[1] != b""
+    except (ssl.SSLError, ConnectionError):
+        return False
+
+
 async def test_calls_come_over_tls_and_plain_ones_get_nothing(tmp_path: Path, authority: Authority) -> None:
     tls = placed(tmp_path, authority.sign("server"))
 
@@ -124,11 +132,10 @@ async def test_callers_must_show_a_certificate_of_the_right_authority(
 
     async with answering(tls, Clock()) as port:
         known = await heard(port, client(authority, authority.sign("caller")))
-        for stranger in (None, other.sign("stranger")):
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                await heard(port, client(authority, stranger))
+        strangers = [await hears(port, client(authority, each)) for each in (None, other.sign("stranger"))]
 
     assert known == ("server", b"word")
+    assert strangers == [False, False]
 
 
 async def test_authorities_of_callers_change_without_a_restart(
@@ -143,10 +150,10 @@ async def test_authorities_of_callers_change_without_a_restart(
         shutil.copy(other.cert, tmp_path / "ca.crt")
         clock.now = 1.0
         after = await heard(port, new)
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            await heard(port, old)
+        former = await hears(port, old)
 
     assert before == after == ("server", b"word")
+    assert not former
 
 
 async def test_old_versions_of_tls_are_not_spoken(tmp_path: Path, authority: Authority) -> None:
