@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MODELS := tests/k8s/models/node_modules
 PYTHON_IMAGE := $(shell sed -n 's/^ARG PYTHON_IMAGE=\([^@]*\).*/\1/p' Dockerfile.cuda)
 
-.PHONY: install serve check test test-all loadtest k8s bench bench-peers lock pin clean
+.PHONY: install serve check test test-all loadtest k8s bench bench-peers proto lock pin clean
 
 install: .venv/dev
 
@@ -59,6 +59,10 @@ loadtest: .venv/loadtest
 
 k8s: .venv/dev .venv-checkov $(if $(shell command -v npm),$(MODELS))
 	$(BIN)/python -m pytest tests/k8s $(ARGS)
+
+# What reads and writes the messages of V2 over gRPC, from their text.
+proto: .venv/dev
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. gateway/open_inference.proto
 
 # The locks of the image, from pyproject.toml and constraints.txt.
 lock: .venv/dev

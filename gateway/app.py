@@ -16,7 +16,7 @@ from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import __version__, cohere, huggingface, infinity, kserve, openai, rerank, tei, vllm
+from gateway import __version__, cohere, huggingface, infinity, kserve, kserve_rpc, openai, rerank, tei, vllm
 from gateway.access import Access, Speaking
 from gateway.audit import Audit, open_stream
 from gateway.call import Door
@@ -30,6 +30,7 @@ from gateway.lifecycle import Lifecycle
 from gateway.openapi import document
 from gateway.shared_allowance import SharedAccounts
 from gateway.telemetry import Metrics, Telemetry, exchange_of
+from gateway.v2 import V2
 from inference import Client
 
 _NO_TRACING = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
@@ -94,6 +95,8 @@ def create_app(
 def _dialects(settings: Settings, door: Door, lifecycle: Lifecycle, metrics: Metrics) -> list[Spoken]:
     """Say which dialects are spoken, a line each; where two have the same path, the first one has it."""
     below = settings.http.url_prefix
+    v2 = V2(door, settings, lifecycle, metrics)
+    rpc = [Spoken(kserve_rpc, kserve_rpc.KServeRpc(v2).routes())] if settings.http.grpc_port is not None else []
     return [
         Spoken(infinity, infinity.Infinity(door, below).routes(), below),
         Spoken(openai, openai.OpenAI(door).routes()),
@@ -101,7 +104,8 @@ def _dialects(settings: Settings, door: Door, lifecycle: Lifecycle, metrics: Met
         Spoken(tei, tei.TEI(door, lifecycle).routes()),
         Spoken(cohere, cohere.Cohere(door).routes()),
         Spoken(vllm, vllm.VLLM(door).routes()),
-        Spoken(kserve, kserve.KServe(door, settings, lifecycle, metrics).routes()),
+        Spoken(kserve, kserve.KServe(v2).routes()),
+        *rpc,
         Spoken(huggingface, huggingface.HuggingFace(door).routes()),
     ]
 

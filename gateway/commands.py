@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, start_http_server
 
 import inference
@@ -252,13 +254,30 @@ def _serve(settings: Settings) -> int:
         client = Client(engine, settings.engine.limits, auto_truncate=settings.engine.auto_truncate)
         lifecycle = Lifecycle(client, metrics)
         app = create_app(settings, client, lifecycle, metrics, traced=None if tracer is None else tracer.around)
-        serving = server.run(app, listener, http, settings.drain, lifecycle, tls=tls)
+        serving = _run(settings, app, listener, lifecycle, tls)
         code = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
     if tracer is not None:
         tracer.close()
     if lifecycle.state == "starting" or not lifecycle.healthy:
         os._exit(code)  # a thread that loads weights, or is stuck in the device, cannot be interrupted
     return code
+
+
+async def _run(
+    settings: Settings, app: FastAPI, listener: socket.socket, lifecycle: Lifecycle, tls: ssl.SSLContext | None
+) -> int:
+    http = settings.http
+    if http.grpc_port is None:
+        return await server.run(app, listener, http, settings.drain, lifecycle, tls=tls)
+    from gateway.rpc import Rpc  # noqa: PLC0415 - gRPC takes 25 MB, and starts threads
+
+    rpc = Rpc(app, http, settings.deadlines)
+    try:
+        port = await rpc.start()
+    except OSError as err:
+        return _refuse(f"cannot listen on {http.host}:{http.grpc_port}: {err}; choose another --grpc-port")
+    _log.info("gRPC on %s", server.url(http.host, port).removeprefix("http://"))
+    return await server.run(app, listener, http, settings.drain, lifecycle, tls=tls, rpc=rpc)
 
 
 def _serve_in_several(settings: Settings, listener: socket.socket) -> int:

@@ -12,6 +12,7 @@ from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -47,6 +48,7 @@ class HttpConfig:
     port: int = 8000
     metrics_port: int = 9090
     workers: int = 0
+    grpc_port: int | None = None
     max_body_bytes: int = 8 * 1024 * 1024
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
@@ -309,8 +311,14 @@ def _conflicts(settings: Settings, chosen: Mapping[str, list[Given]], bad: set[s
 def _clashes(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
     """The keys that clash, why, and the fix."""
     http, deadlines, models = settings.http, settings.deadlines, settings.engine.models
-    if http.port == http.metrics_port != 0:
-        yield ("port", "metrics-port"), "both would listen on one port", "change one of them"
+    ports = {"port": http.port, "metrics-port": http.metrics_port, "grpc-port": http.grpc_port or 0}
+    for one, other in combinations(ports, 2):
+        if ports[one] == ports[other] != 0:
+            yield (one, other), "both would listen on one port", "change one of them"
+    if http.grpc_port is not None and settings.tls.cert is not None:
+        yield ("grpc-port", "tls-cert"), "gRPC does not speak TLS", "leave one of them out"
+    if http.grpc_port is not None and http.workers > 0:
+        yield ("grpc-port", "http-workers"), "HTTP processes do not speak gRPC", "leave one of them out"
     if deadlines.default_timeout_s > deadlines.max_timeout_s:
         yield ("default-timeout-ms", "max-timeout-ms"), "the default is above the maximum", "lower it or raise that"
     keyed = settings.access.keys is not None

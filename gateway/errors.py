@@ -47,6 +47,11 @@ class Fault:
     retry_after_s: float | None = None
     reason: str = ""  # of a refusal, in the engine's words; never the caller's
 
+    @property
+    def sentence(self) -> str:
+        """Return the message, its field before it, for dialects that have one place for both."""
+        return f"{self.field}: {self.message}" if self.field else self.message
+
     def headers(self) -> dict[str, str]:
         """Return when to come back: in whole seconds, and in milliseconds for clients that read them."""
         if self.retry_after_s is None:

@@ -5,7 +5,6 @@ Every error is `{"error": "..."}`. No Content-Type is needed, bodies may be comp
 bytes behind the JSON.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -13,30 +12,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import __version__
-from gateway.call import Door, Endpoint, answering, parse, read_body
-from gateway.config import Settings
+from gateway.call import Endpoint, answering, parse, read_body
 from gateway.errors import Fault, HttpFault
 from gateway.frames import LENGTH_HEADER, asked_coding, compressed, read_frame
-from gateway.kserve_forms import (
-    OPERATIONS,
-    IndexBody,
-    Live,
-    ModelReady,
-    Models,
-    ModelState,
-    Parameters,
-    Ready,
-    ServerMetadata,
-)
+from gateway.kserve_forms import OPERATIONS, IndexBody, Live, ModelReady, Models, Ready
 from gateway.kserve_forms import ErrorAnswer as ErrorAnswer  # noqa: PLC0414 - part of what a dialect gives
-from gateway.ledger import Ledger
-from gateway.lifecycle import Lifecycle
-from gateway.model_card import VERSION, config, metadata, statistics
-from gateway.question import Question, ask, read_question, tensors_of
-from gateway.telemetry import Metrics, exchange_of, server_timing
+from gateway.model_card import VERSION, metadata
+from gateway.question import Question, read_question, tensors_of
+from gateway.telemetry import exchange_of, server_timing
 from gateway.tensors import draw_tensors
-from inference import Answer, Terms, UnknownModel
+from gateway.v2 import NO_LOADING, NO_MEMORY, NO_SETTINGS, V2
+from inference import Answer
 
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
@@ -45,45 +31,33 @@ SCHEMAS = OPERATIONS
 STATUSES: Final = (400, 404, 413, 415, 429, 500, 503, 504)
 PREFIXES: Final = ("/v2",)
 
-_EXTENSIONS: Final = [
-    *("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"),
-    *("schedule_policy", "statistics"),
-]
-_LOADING: Final = "loading and unloading models is not enabled: this server serves what it was started with"
-_NO_MEMORY: Final = "shared memory is not supported: send tensors in the body"
-_NO_SETTINGS: Final = "trace and log settings cannot be changed or read here"
 _NO_GENERATION: Final = "no model here generates text"
 UNSUPPORTED: Final = {
-    "/v2/repository/models/{model}/load": _LOADING,
-    "/v2/repository/models/{model}/unload": _LOADING,
-    "/v2/systemsharedmemory/{rest:path}": _NO_MEMORY,
-    "/v2/cudasharedmemory/{rest:path}": _NO_MEMORY,
-    "/v2/trace/setting": _NO_SETTINGS,
-    "/v2/models/{model}/trace/setting": _NO_SETTINGS,
-    "/v2/logging": _NO_SETTINGS,
+    "/v2/repository/models/{model}/load": NO_LOADING,
+    "/v2/repository/models/{model}/unload": NO_LOADING,
+    "/v2/systemsharedmemory/{rest:path}": NO_MEMORY,
+    "/v2/cudasharedmemory/{rest:path}": NO_MEMORY,
+    "/v2/trace/setting": NO_SETTINGS,
+    "/v2/models/{model}/trace/setting": NO_SETTINGS,
+    "/v2/logging": NO_SETTINGS,
     "/v2/models/{model}/generate": _NO_GENERATION,
     "/v2/models/{model}/generate_stream": _NO_GENERATION,
 }
 _INDEX: Final = msgspec.json.Decoder(IndexBody)
-_LOWEST: Final = -9  # of our own classes, which count upwards
 
 
 def render(fault: Fault) -> Response:
     """Draw a fault as Triton and KServe do."""
-    sentence = f"{fault.field}: {fault.message}" if fault.field else fault.message
-    return Response(msgspec.json.encode(ErrorAnswer(error=sentence)), fault.status, fault.headers(), "application/json")
+    body = msgspec.json.encode(ErrorAnswer(error=fault.sentence))
+    return Response(body, fault.status, fault.headers(), "application/json")
 
 
 class KServe:
     """The routes of this dialect."""
 
-    def __init__(self, door: Door, settings: Settings, lifecycle: Lifecycle, metrics: Metrics) -> None:
-        """Take what the routes need."""
-        self._door = door
-        self._settings = settings
-        self._lifecycle = lifecycle
-        self._metrics = metrics
-        self._ledger = Ledger()
+    def __init__(self, v2: V2) -> None:
+        """Take what the routes do."""
+        self._v2 = v2
 
     def routes(self) -> list[Route]:
         """Return plain Starlette routes, the hot one first."""
@@ -101,33 +75,34 @@ class KServe:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/{model}/infer."""
         model = self._model(request)
-        exchange_of(request.scope).model = model.name
-        with self._ledger.call(model.name) as call:
-            frame = await read_frame(request, self._settings.http.max_body_bytes)
-            question = read_question(frame, model)
-            terms = self._terms(request, model, question.parameters)
-            made = await self._door.answer(request, ask(self._door.client, question, terms))
-            call.answer(made.timings)
+
+        async def read() -> Question:
+            return read_question(await read_frame(request, self._v2.most_bytes), model)
+
+        async def draw(made: Answer[Any], question: Question) -> Response:
             return await _answer(request, made, question, model)
+
+        return await self._v2.infer(request, model, read, draw)
 
     async def server(self, request: Request) -> Response:
         """GET /v2."""
-        return _json(ServerMetadata(name="headrace", version=__version__, extensions=_EXTENSIONS))
+        return _json(self._v2.server())
 
     async def live(self, request: Request) -> Response:
         """GET /v2/health/live: fail only when a restart would help."""
         exchange_of(request.scope).route = "probe"
-        live = self._lifecycle.healthy
+        live = self._v2.live
         return _json(Live(live=live), 200 if live else 503)
 
     async def ready(self, request: Request) -> Response:
         """GET /v2/health/ready."""
         exchange_of(request.scope).route = "probe"
-        return _json(Ready(ready=self._ready), 200 if self._ready else 503)
+        ready = self._v2.ready
+        return _json(Ready(ready=ready), 200 if ready else 503)
 
     async def models(self, request: Request) -> Response:
         """GET /v2/models."""
-        return _json(Models(models=list(self._door.models(request))))
+        return _json(Models(models=self._v2.models(request)))
 
     async def model(self, request: Request) -> Response:
         """GET /v2/models/{model}."""
@@ -135,63 +110,30 @@ class KServe:
 
     async def model_ready(self, request: Request) -> Response:
         """GET /v2/models/{model}/ready."""
-        model = self._model(request)
-        return _json(ModelReady(name=model.name, ready=self._ready), 200 if self._ready else 503)
+        model, ready = self._model(request), self._v2.ready
+        return _json(ModelReady(name=model.name, ready=ready), 200 if ready else 503)
 
     async def config(self, request: Request) -> Response:
         """GET /v2/models/{model}/config."""
-        most = self._door.highest(request)
-        limits = self._settings.engine.limits
-        return _json(config(self._model(request), limits.max_items, most - _LOWEST + 1, most + 1))
+        return _json(self._v2.config(request, self._model(request)))
 
     async def stats(self, request: Request) -> Response:
         """GET /v2/models/{model}/stats."""
-        return self._statistics([self._model(request).name])
+        return _json(self._v2.statistics([self._model(request).name]))
 
     async def all_stats(self, request: Request) -> Response:
         """GET /v2/models/stats."""
-        return self._statistics(list(self._door.models(request)))
+        return _json(self._v2.statistics(self._v2.models(request)))
 
     async def index(self, request: Request) -> Response:
         """POST /v2/repository/index; the body may be empty."""
-        body = await read_body(request, self._settings.http.max_body_bytes)
+        body = await read_body(request, self._v2.most_bytes)
         parse(_INDEX, body or b"{}")
-        return _json([ModelState(name=name) for name in self._door.models(request)])
-
-    @property
-    def _ready(self) -> bool:
-        return self._lifecycle.state == "ready" and self._lifecycle.healthy
+        return _json(self._v2.index(request))
 
     def _model(self, request: Request) -> "ServedModel":
         """Return the model that the path names; raises UnknownModel."""
-        model = self._door.model_for(request, request.path_params["model"], None)
-        version = request.path_params.get("version", VERSION)
-        if version != VERSION:
-            raise UnknownModel(f"{model.name} has no version {version!r}; it has: {VERSION}", "version")
-        return model
-
-    def _statistics(self, models: list[str]) -> Response:
-        told = [statistics(name, self._ledger.account(name), self._metrics) for name in models]
-        return _json({"model_stats": told})
-
-    def _terms(self, request: Request, model: "ServedModel", parameters: Parameters) -> Terms:
-        """Say on which terms a call runs; its parameters go before its headers."""
-        terms = self._door.terms(request, model.task, model.name, "end" if parameters.truncate else "none")
-        longest = round(self._settings.deadlines.max_timeout_s * 1e6)
-        if parameters.timeout > longest:
-            raise HttpFault(400, "invalid_request", f"must be at most {longest} microseconds", "parameters.timeout")
-        if parameters.timeout:
-            terms = replace(terms, timeout_s=parameters.timeout / 1e6)
-        if parameters.priority:
-            terms = replace(terms, priority=_class(parameters.priority, self._door.highest(request)))
-        return terms
-
-
-def _class(level: int, most: int) -> int:
-    """Return our class of a priority level: levels count downwards from the highest that the caller gets."""
-    if level > most - _LOWEST + 1:
-        raise HttpFault(400, "invalid_request", f"must be from 0 to {most - _LOWEST + 1}", "parameters.priority")
-    return most + 1 - level
+        return self._v2.model(request, request.path_params["model"], request.path_params.get("version", VERSION))
 
 
 async def _answer(request: Request, made: Answer[Any], question: Question, model: "ServedModel") -> Response:

@@ -168,6 +168,13 @@ def _time(unit: str, per_second: int, least_s: float) -> Kind:
 
 
 PORT = _whole("", 0, 65_535)
+MAYBE_PORT = Kind(
+    "N",
+    "off, or a whole number from 0 to 65535",
+    lambda text: None if text.lower() == "off" else _within(int(text), 0, 65_535),
+    (int, str),
+    lambda port: "off" if port is None else str(port),
+)
 TOKENS = _whole(" of tokens", 0, 1 << 40)
 SECONDS = _time("seconds", 1, 0.001)
 MILLISECONDS = _time("ms", 1000, 0.001)
@@ -230,6 +237,7 @@ KEYS = (
     Key("port", "http.port", PORT, "Port of the API; 0 takes any free one"),
     Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),
     Key("http-workers", "http.workers", _whole("", 0, 64), "Processes for HTTP beside the engine's; 0: all in one"),
+    Key("grpc-port", "http.grpc_port", MAYBE_PORT, "Port of the V2 protocol over gRPC; 0 takes any free one"),
     Key("allow-anonymous", "http.allow_anonymous", BOOLEAN, "Answer callers without a key on any address"),
     Key("keys", "access.keys", MAYBE_FILE, "API keys, as `headrace keys create` writes them; calls then need one"),
     Key("redis-url", "access.redis_url", REDIS, "Redis that counts callers' limits over all replicas"),

@@ -59,9 +59,13 @@ def read_question(frame: Frame, model: "ServedModel") -> Question:
     """Read and check a call; raises HttpFault or InvalidRequest."""
     if frame.raw:
         return _raw_question(frame, model)
-    body = parse(_INFER, frame.head)
+    return question_of(parse(_INFER, frame.head), frame.tail, model)
+
+
+def question_of(body: InferBody, tail: bytes | memoryview, model: "ServedModel") -> Question:
+    """Check a call whose tensors may have their bytes in the tail; raises HttpFault or InvalidRequest."""
     parameters = _parameters(body.parameters or {}, model)
-    inputs = read_inputs(read_tensors(body.inputs, frame.tail), model)
+    inputs = read_inputs(read_tensors(body.inputs, tail), model)
     return Question(inputs, parameters, _wanted(body.outputs or [], parameters, model), body.id)
 
 

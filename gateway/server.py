@@ -15,7 +15,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -23,6 +23,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.config import DrainConfig, HttpConfig
 from gateway.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from gateway.rpc import Rpc  # its home imports gRPC
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ async def run(
     *,
     tls: ssl.SSLContext | None,
     signals: "Signals | None" = None,
+    rpc: "Rpc | None" = None,
 ) -> int:
     """
     Serve until a signal, drain, and return the exit code; raises CannotServe if a model cannot be loaded.
@@ -83,14 +87,16 @@ async def run(
         return 0  # nothing was taken
     if starting.exception() is None:
         freeze_what_is_loaded()
+        if rpc is not None:
+            await rpc.ready()
         _log.info("ready: listening on %s", url(*listener.getsockname()[:2], secure=tls is not None))
         dying = asyncio.create_task(lifecycle.device_lost())
         await asyncio.wait({stopping, serving, dying}, return_when=asyncio.FIRST_COMPLETED)
-        await _announce_drain(signals, drain, lifecycle)
+        await _announce_drain(signals, drain, lifecycle, rpc)
         dying.cancel()
     stopping.cancel()
     server.should_exit = True
-    lost = await _finish(serving, drain, lifecycle)
+    lost = await _finish(serving, drain, lifecycle, rpc)
     starting.result()
     return 1 if lost or not lifecycle.healthy else 0
 
@@ -101,15 +107,17 @@ def freeze_what_is_loaded() -> None:
     gc.freeze()
 
 
-async def _announce_drain(signals: "Signals", drain: DrainConfig, lifecycle: Lifecycle) -> None:
+async def _announce_drain(signals: "Signals", drain: DrainConfig, lifecycle: Lifecycle, rpc: "Rpc | None") -> None:
     """Fail readiness at once, and go on accepting until load balancers have noticed."""
     lifecycle.drain()
+    if rpc is not None:
+        await rpc.drain()
     delay_s = 0.0 if signals.interrupted else drain.drain_delay_s
     _log.info("draining: accepting for another %.1f s", delay_s)
     await asyncio.sleep(delay_s)
 
 
-async def _finish(serving: asyncio.Task[None], drain: DrainConfig, lifecycle: Lifecycle) -> int:
+async def _finish(serving: asyncio.Task[None], drain: DrainConfig, lifecycle: Lifecycle, rpc: "Rpc | None") -> int:
     """Answer what was taken; return how many calls got a 503 because the time was up."""
     lost = 0
 
@@ -118,6 +126,8 @@ async def _finish(serving: asyncio.Task[None], drain: DrainConfig, lifecycle: Li
         lost = lifecycle.abandon()
 
     timer = asyncio.get_running_loop().call_later(drain.drain_timeout_s, give_up)
+    if rpc is not None:
+        await rpc.stop(drain.drain_timeout_s + 1)
     await serving
     timer.cancel()
     await lifecycle.stop()

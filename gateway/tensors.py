@@ -82,7 +82,7 @@ def read_tensors(told: Sequence[InputTensor], tail: bytes | memoryview) -> dict[
 
 def draw_tensors(head: dict[str, Any], tensors: Sequence[Tensor], binary: Sequence[bool]) -> tuple[bytes, int | None]:
     """Return the body of an answer, and where its JSON ends if bytes follow: one of `binary` for each tensor."""
-    tails = [_bytes_of(tensor) if raw else None for tensor, raw in zip(tensors, binary, strict=True)]
+    tails = [bytes_of(tensor) if raw else None for tensor, raw in zip(tensors, binary, strict=True)]
     outputs = [_drawn(tensor, tail) for tensor, tail in zip(tensors, tails, strict=True)]
     drawn = orjson.dumps({**head, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     if not any(binary):
@@ -147,7 +147,7 @@ def _texts(told: InputTensor, piece: bytes, count: int) -> list[str]:
         at += _LENGTH.size
         if at + length > len(piece):
             raise InvalidRequest(f"is cut off: {len(piece) - at} of its {length} bytes", f"{told.name}[{len(texts)}]")
-        texts.append(_text(piece[at : at + length], f"{told.name}[{len(texts)}]"))
+        texts.append(text_of(piece[at : at + length], f"{told.name}[{len(texts)}]"))
         at += length
     if len(texts) != count or at != len(piece):
         message = f"has {len(texts)} elements in {at} of its {len(piece)} bytes, and shape {told.shape} has {count}"
@@ -155,7 +155,8 @@ def _texts(told: InputTensor, piece: bytes, count: int) -> list[str]:
     return texts
 
 
-def _text(piece: bytes, name: str) -> str:
+def text_of(piece: bytes, name: str) -> str:
+    """Return an element of BYTES; raises InvalidRequest."""
     try:
         return piece.decode()
     except UnicodeDecodeError:
@@ -169,7 +170,8 @@ def _drawn(tensor: Tensor, tail: bytes | None) -> dict[str, Any]:
     return {**drawn, "parameters": {"binary_data_size": len(tail)}}
 
 
-def _bytes_of(tensor: Tensor) -> bytes:
+def bytes_of(tensor: Tensor) -> bytes:
+    """Return the elements of a tensor as they go behind the JSON."""
     if isinstance(tensor.values, np.ndarray):
         return tensor.values.astype(_NUMBERS[tensor.datatype], copy=False).tobytes()
     pieces = [str(element).encode() for element in tensor.values]

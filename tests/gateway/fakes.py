@@ -20,6 +20,7 @@ from gateway import server
 from gateway.app import create_app
 from gateway.config import Settings
 from gateway.lifecycle import Lifecycle
+from gateway.rpc import Rpc
 from gateway.telemetry import Metrics
 from gateway.tls import server_context
 from inference import (
@@ -320,7 +321,10 @@ async def serving(
     address = Address(subject, listener.getsockname()[1])
     http, drain = subject.settings.http, subject.settings.drain
     tls = server_context(subject.settings.tls)
-    run = asyncio.create_task(server.run(subject.app, listener, http, drain, subject.lifecycle, tls=tls))
+    rpc = Rpc(subject.app, http, subject.settings.deadlines) if http.grpc_port is not None else None
+    if rpc is not None:
+        address = replace(address, grpc_port=await rpc.start())
+    run = asyncio.create_task(server.run(subject.app, listener, http, drain, subject.lifecycle, tls=tls, rpc=rpc))
     await subject.engine.started.wait()
     try:
         yield address, run
@@ -346,6 +350,7 @@ class Address:
 
     gateway: Gateway
     port: int
+    grpc_port: int = 0
 
     async def connect(self) -> "Connection":
         """Open a connection."""

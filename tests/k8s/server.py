@@ -66,7 +66,8 @@ def _accepted(container: Document, documents: list[Document]) -> None:
 
 def _listening(server: Document, settings: Settings) -> Iterator[str]:
     pod: Any = server["spec"]["template"]
-    listening = {"http": settings.http.port, "metrics": settings.http.metrics_port}
+    ports = {"http": settings.http.port, "metrics": settings.http.metrics_port, "grpc": settings.http.grpc_port}
+    listening = {name: port for name, port in ports.items() if port is not None}
     if port_names(pod) != listening:
         yield f"its ports {port_names(pod)} are not those it listens on, {listening}"
     if settings.http.host != "0.0.0.0":
