@@ -9,7 +9,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.call import Door, answering, json_answer
+from gateway.cut import check_cut
 from gateway.errors import Fault, HttpFault
+from gateway.renamed import renamed
 from gateway.telemetry import exchange_of
 from gateway.vectors import Encoding, encoded
 from inference import Embed, Inputs, InputType, Truncation
@@ -106,8 +108,7 @@ _CUTS: Final[dict[Cut | None, Truncation]] = {None: "end", "END": "end", "START"
 
 def render(fault: Fault) -> Response:
     """Draw a fault as Cohere does."""
-    sentence = f"{fault.field}: {fault.message}" if fault.field else fault.message
-    content = msgspec.json.encode(ErrorAnswer(message=sentence))
+    content = msgspec.json.encode(ErrorAnswer(message=fault.sentence))
     return Response(content, fault.status, fault.headers(), "application/json")
 
 
@@ -128,16 +129,16 @@ class Cohere:
         inputs = _inputs(body)
         terms = self._door.terms(request, "embed", body.model, _CUTS[body.truncate])
         model = self._door.client.model_for(terms.model, "embed")
-        _check_cut(body.max_tokens, model)
+        check_cut(body.max_tokens, "max_tokens", model)
         ask = Embed(
             inputs,
             terms,
             body.output_dimension,
             _prompt_name(model, body),
             _SEARCH.get(body.input_type or ""),
-            dimensions_field="output_dimension",
         )
-        made = await self._door.answer(request, self._door.client.embed(ask))
+        with renamed({"dimensions": "output_dimension"}):
+            made = await self._door.answer(request, self._door.client.embed(ask))
         kinds: Sequence[Encoding] = list(dict.fromkeys(body.embedding_types or ["float"]))
         content = {
             "id": exchange_of(request.scope).request_id,
@@ -160,9 +161,3 @@ def _inputs(body: EmbedBody) -> Inputs:
 def _prompt_name(model: "ServedModel", body: EmbedBody) -> str | None:
     """Return the model's own prompt for a kind of input that is not for search, if it has one."""
     return body.input_type if body.input_type in {"classification", "clustering"} & model.prompts.keys() else None
-
-
-def _check_cut(most: int | None, model: "ServedModel") -> None:
-    if most is not None and most < model.max_length:
-        message = f"{model.name} reads up to {model.max_length} tokens: it cannot be told to read fewer"
-        raise HttpFault(400, "invalid_request", message, "max_tokens")

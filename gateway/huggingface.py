@@ -29,6 +29,7 @@ from gateway.huggingface_forms import (
     TokenClassificationParameters,
     ZeroShotBody,
 )
+from gateway.renamed import below, renamed
 from gateway.vectors import encoded, unit
 from inference import (
     Ability,
@@ -67,6 +68,8 @@ _PIPELINES: Final[dict[Task, Pipeline]] = {
 }
 _TEMPLATE: Final = "This example is {}."
 _TOP_K: Final = 5
+_INPUTS: Final = below("inputs", "source_sentence")
+_PARAMETERS: Final = below("parameters", "candidate_labels", "hypothesis_template", "targets", "top_k")
 _FEATURES = msgspec.json.Decoder(FeatureExtractionBody)
 _SIMILARITY = msgspec.json.Decoder(SentenceSimilarityBody)
 _CLASSIFICATION = msgspec.json.Decoder(TextClassificationBody)
@@ -93,8 +96,7 @@ _PEEK = msgspec.json.Decoder(_Peek)
 
 def render(fault: Fault) -> Response:
     """Draw a fault as this API does."""
-    sentence = f"{fault.field}: {fault.message}" if fault.field else fault.message
-    content = msgspec.json.encode(ErrorAnswer(error=sentence))
+    content = msgspec.json.encode(ErrorAnswer(error=fault.sentence))
     return Response(content, fault.status, fault.headers(), "application/json")
 
 
@@ -146,7 +148,8 @@ class HuggingFace:
         body = parse(_SIMILARITY, content)
         sentences = Inputs(body.inputs.sentences, "inputs.sentences")
         ask = Similarity(body.inputs.source_sentence, sentences, self._terms(request, "similarity", model))
-        made = await self._door.answer(request, self._door.client.similarity(ask))
+        with renamed(_INPUTS):
+            made = await self._door.answer(request, self._door.client.similarity(ask))
         return json_answer(made.items, made.timings)
 
     async def _classification(self, request: Request, content: bytes, model: "ServedModel") -> Response:
@@ -181,9 +184,9 @@ class HuggingFace:
             self._terms(request, "zero-shot", model),
             parameters.hypothesis_template or _TEMPLATE,
             bool(parameters.multi_label),
-            "parameters.candidate_labels",
         )
-        made = await self._door.answer(request, self._door.client.zero_shot(ask))
+        with renamed(_PARAMETERS):
+            made = await self._door.answer(request, self._door.client.zero_shot(ask))
         rows = [[{"label": labels[index], "score": row[index]} for index in ranked(row)] for row in made.items]
         return json_answer(rows[0] if inputs.single else rows, made.timings)
 
@@ -193,7 +196,8 @@ class HuggingFace:
         parameters = body.parameters or FillMaskParameters()
         top_k = _TOP_K if parameters.top_k is None else parameters.top_k
         ask = FillMask(inputs, self._terms(request, "fill-mask", model), top_k, parameters.targets or ())
-        made = await self._door.answer(request, self._door.client.fill_mask(ask))
+        with renamed(_PARAMETERS):
+            made = await self._door.answer(request, self._door.client.fill_mask(ask))
         rows = [_fills(masks) for masks in made.items]
         return json_answer(rows[0] if inputs.single else rows, made.timings)
 

@@ -14,9 +14,11 @@ from starlette.routing import Route
 
 from gateway.call import Door, answering, json_answer
 from gateway.errors import Fault, HttpFault
+from gateway.labels import scored_labels
 from gateway.telemetry import exchange_of
+from gateway.usage import Usage, usage
 from gateway.vectors import encoded, unit
-from inference import Answer, Classify, Embed, Inputs, Rerank, Scores, ranked
+from inference import Answer, Classify, Embed, Inputs, Rerank, ranked
 
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
@@ -52,13 +54,6 @@ class ClassifyBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     input: list[str]
     model: str | None = None
     raw_scores: bool = False
-
-
-class Usage(msgspec.Struct, kw_only=True):
-    """Real tokens, special tokens included."""
-
-    prompt_tokens: int
-    total_tokens: int
 
 
 class Embedding(msgspec.Struct, kw_only=True):
@@ -176,8 +171,7 @@ _CLASSIFY = msgspec.json.Decoder(ClassifyBody)
 
 def render(fault: Fault) -> Response:
     """Draw a fault as infinity does."""
-    sentence = f"{fault.field}: {fault.message}" if fault.field else fault.message
-    detail = ErrorDetail(message=sentence, type=None, param=fault.field, code=fault.status)
+    detail = ErrorDetail(message=fault.sentence, type=None, param=fault.field, code=fault.status)
     content = msgspec.json.encode(ErrorAnswer(error=detail))
     return Response(content, fault.status, fault.headers(), "application/json")
 
@@ -220,7 +214,7 @@ class Infinity:
         body = await self._door.body(request, _RERANK)
         if not body.query:
             raise HttpFault(400, "invalid_request", "must not be empty", "query")
-        pairs = Inputs([(body.query, text) for text in body.documents], "documents")
+        pairs = Inputs([(body.query, text) for text in body.documents], "documents", first="query")
         ask = Rerank(pairs, self._door.terms(request, "rerank", body.model, "end"))
         made = await self._door.answer(request, self._door.client.rerank(ask))
         scores = [item.logit if body.raw_scores else item.score for item in made.items]
@@ -239,7 +233,7 @@ class Infinity:
         body = await self._door.body(request, _CLASSIFY)
         ask = Classify(Inputs(body.input), self._door.terms(request, "classify", body.model, "end"))
         made = await self._door.answer(request, self._door.client.classify(ask))
-        data = [_labels(item, raw=body.raw_scores) for item in made.items]
+        data = [scored_labels(item, raw=body.raw_scores) for item in made.items]
         return _answer(request, {"object": "classify", "data": data}, made)
 
     async def models(self, request: Request) -> Response:
@@ -268,16 +262,11 @@ def _capabilities(model: "ServedModel") -> list[str]:
     return [ability for ability in model.abilities if ability in ("embed", "rerank", "classify")]
 
 
-def _labels(item: Scores, *, raw: bool) -> list[dict[str, Any]]:
-    scores = item.logits if raw else item.scores
-    return [{"score": scores[index], "label": item.labels[index]} for index in ranked(scores)]
-
-
 def _answer(request: Request, content: dict[str, Any], made: Answer[Any]) -> Response:
     whole = {
         **content,
         "model": made.model,
-        "usage": {"prompt_tokens": made.tokens, "total_tokens": made.tokens},
+        "usage": usage(made.tokens),
         "id": f"infinity-{exchange_of(request.scope).request_id}",
         "created": int(time.time()),
     }

@@ -28,7 +28,7 @@ class InferBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     inputs: list[InputTensor]
     outputs: list[WantedOutput] | None = None
     id: Annotated[str, msgspec.Meta(max_length=256)] | None = None
-    parameters: dict[str, str | int | float | bool] | None = None
+    parameters: dict[str, Any] | None = None  # as PARAMETERS has them for the model's task
     model_name: str | None = None
     model_version: str | None = None
 

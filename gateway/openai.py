@@ -11,6 +11,7 @@ from starlette.routing import Route
 from gateway.call import Door, answering, json_answer
 from gateway.errors import Fault
 from gateway.inputs import Told, read_inputs
+from gateway.usage import Usage, usage
 from gateway.vectors import Encoding, encoded
 from inference import Answer, Embed, InputType
 
@@ -34,13 +35,6 @@ class Embedding(msgspec.Struct, kw_only=True):
     index: int
     embedding: list[float] | str
     object: Literal["embedding"] = "embedding"
-
-
-class Usage(msgspec.Struct, kw_only=True):
-    """Real tokens, special tokens included, padding left out."""
-
-    prompt_tokens: int
-    total_tokens: int
 
 
 class EmbeddingsAnswer(msgspec.Struct, kw_only=True):
@@ -95,7 +89,7 @@ _BODY = msgspec.json.Decoder(EmbeddingsBody)
 
 def render(fault: Fault) -> Response:
     """Draw a fault as OpenAI does."""
-    detail = ErrorDetail(message=_sentence(fault), type=_kind(fault), param=fault.field, code=fault.code)
+    detail = ErrorDetail(message=fault.sentence, type=_kind(fault), param=fault.field, code=fault.code)
     content = msgspec.json.encode(ErrorAnswer(error=detail))
     return Response(content, fault.status, fault.headers(), "application/json")
 
@@ -135,12 +129,7 @@ def _answer(made: Answer[Any], encoding: Encoding) -> dict[str, Any]:
         {"object": "embedding", "index": index, "embedding": encoded(vector, encoding)}
         for index, vector in enumerate(made.items)
     ]
-    usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
-    return {"object": "list", "data": data, "model": made.model, "usage": usage}
-
-
-def _sentence(fault: Fault) -> str:
-    return f"{fault.field}: {fault.message}" if fault.field else fault.message
+    return {"object": "list", "data": data, "model": made.model, "usage": usage(made.tokens)}
 
 
 def _kind(fault: Fault) -> str:

@@ -4,7 +4,7 @@ Reranking as Jina and Cohere speak it: /rerank (bodies with `documents`), /v1/re
 Documents that are too long are cut, as there. Bodies of /rerank with `texts` are TEI's.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
@@ -12,12 +12,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.call import Door, answering, json_answer
+from gateway.cut import check_cut
 from gateway.errors import Fault, HttpFault
 from gateway.telemetry import exchange_of
+from gateway.usage import Usage, usage
 from inference import Answer, Inputs, Relevance, Rerank, Terms, ranked
-
-if TYPE_CHECKING:
-    from inference import ServedModel  # its home imports torch
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -55,13 +54,6 @@ class Ranked(msgspec.Struct, kw_only=True, omit_defaults=True):
     index: int
     relevance_score: float
     document: Document | None = None
-
-
-class Usage(msgspec.Struct, kw_only=True):
-    """Real tokens, special tokens included."""
-
-    prompt_tokens: int
-    total_tokens: int
 
 
 class Version(msgspec.Struct, kw_only=True):
@@ -116,8 +108,7 @@ _READ_COHERE = msgspec.json.Decoder(CohereBody)
 
 def render(fault: Fault) -> Response:
     """Draw a fault as both do."""
-    sentence = f"{fault.field}: {fault.message}" if fault.field else fault.message
-    content = msgspec.json.encode(ErrorAnswer(message=sentence, detail=sentence))
+    content = msgspec.json.encode(ErrorAnswer(message=fault.sentence, detail=fault.sentence))
     return Response(content, fault.status, fault.headers(), "application/json")
 
 
@@ -145,7 +136,7 @@ class Reranking:
         """POST /v2/rerank."""
         body = await self._door.body(request, _READ_COHERE)
         terms = self._terms(request, body.model)
-        _check_cut(body.max_tokens_per_doc, self._door.client.model_for(terms.model, "rerank"))
+        check_cut(body.max_tokens_per_doc, "max_tokens_per_doc", self._door.client.model_for(terms.model, "rerank"))
         return await self._rerank(request, body, terms, "2")
 
     def _terms(self, request: Request, model: str | None) -> Terms:
@@ -155,24 +146,18 @@ class Reranking:
         if not body.query:
             raise HttpFault(400, "invalid_request", "must not be empty", "query")
         texts = [told if isinstance(told, str) else told.text for told in body.documents]
-        pairs = Inputs([(body.query, text) for text in texts], "documents")
+        pairs = Inputs([(body.query, text) for text in texts], "documents", first="query")
         made = await self._door.answer(request, self._door.client.rerank(Rerank(pairs, terms)))
         results = _results(made, texts if body.return_documents else None, body.top_n)
         content = {
             "id": exchange_of(request.scope).request_id,
             "model": made.model,
             "object": "list",
-            "usage": {"prompt_tokens": made.tokens, "total_tokens": made.tokens},
+            "usage": usage(made.tokens),
             "results": results,
             "meta": {"api_version": {"version": version}, "billed_units": {"search_units": 1}},
         }
         return json_answer(content, made.timings)
-
-
-def _check_cut(most: int | None, model: "ServedModel") -> None:
-    if most is not None and most < model.max_length:
-        message = f"{model.name} reads up to {model.max_length} tokens: it cannot be told to read fewer"
-        raise HttpFault(400, "invalid_request", message, "max_tokens_per_doc")
 
 
 def _results(made: Answer[Relevance], texts: list[str] | None, most: int | None) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ def _pairs(tensors: Mapping[str, Tensor], first: str, second: str) -> Inputs:
     for name, column in ((first, firsts), (second, seconds)):
         if "" in column:
             raise InvalidRequest("must not be empty", f"{name}[{column.index('')}]")
-    return Inputs(list(zip(firsts, seconds, strict=True)), second)
+    return Inputs(list(zip(firsts, seconds, strict=True)), second, first=first)
 
 
 def _token_rows(tensors: Mapping[str, Tensor]) -> Inputs:

@@ -6,7 +6,8 @@ Texts that are too long are cut unless the body says `"truncate": false`. Unlike
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -17,7 +18,9 @@ from starlette.routing import Route
 from gateway.call import Door, answering, json_answer
 from gateway.errors import Fault, HttpFault
 from gateway.inputs import read_inputs
+from gateway.labels import scored_labels
 from gateway.lifecycle import Lifecycle
+from gateway.renamed import below, renamed
 from gateway.tei_forms import (
     OPERATIONS,
     Cut,
@@ -35,16 +38,17 @@ from gateway.tei_forms import (
     TokensBody,
     describe_model,
 )
+from gateway.usage import usage
 from gateway.vectors import encoded, unit
 from inference import (
     Ability,
     Answer,
     Classify,
+    DeadlineExceeded,
     Embed,
     Inputs,
     InvalidRequest,
     Rerank,
-    Scores,
     Similarity,
     Sparse,
     Terms,
@@ -61,6 +65,7 @@ SCHEMAS = OPERATIONS
 STATUSES = (400, 404, 413, 415, 422, 424, 429, 500, 503, 504)
 PREFIXES = ("/embed",)
 
+_NESTED: Final = below("inputs", "source_sentence") | below("parameters", "prompt_name")
 _LEFT: Final = ("left", "Left")
 _KINDS: Final = {
     "empty": (400, "Empty"),
@@ -170,7 +175,7 @@ class TEI:
         inputs = _sequences(_some(body.inputs, "inputs"))
         terms = self._terms(request, "classify", body)
         made = await self._door.answer(request, self._door.client.classify(Classify(inputs, terms)))
-        rows = [_labels(item, raw=body.raw_scores) for item in made.items]
+        rows = [scored_labels(item, raw=body.raw_scores) for item in made.items]
         return self._answer(rows[0] if inputs.single else rows, inputs, made)
 
     async def rerank(self, request: Request) -> Response:
@@ -179,7 +184,7 @@ class TEI:
         texts = _some(body.texts, "texts")
         if not body.query:
             raise HttpFault(422, "invalid_request", "must not be empty", "query")
-        pairs = Inputs([(body.query, text) for text in texts], "texts")
+        pairs = Inputs([(body.query, text) for text in texts], "texts", first="query")
         terms = self._terms(request, "rerank", body)
         made = await self._door.answer(request, self._door.client.rerank(Rerank(pairs, terms)))
         scores = [item.logit if body.raw_scores else item.score for item in made.items]
@@ -193,7 +198,8 @@ class TEI:
         sentences = Inputs(_some(body.inputs.sentences, "inputs.sentences"), "inputs.sentences")
         terms = self._terms(request, "similarity", parameters)
         ask = Similarity(body.inputs.source_sentence, sentences, terms, parameters.prompt_name)
-        made = await self._door.answer(request, self._door.client.similarity(ask))
+        with renamed(_NESTED):
+            made = await self._door.answer(request, self._door.client.similarity(ask))
         return self._answer(made.items, Inputs([ask.source, *sentences.items]), made)
 
     async def embeddings(self, request: Request) -> Response:
@@ -206,18 +212,16 @@ class TEI:
             {"object": "embedding", "index": index, "embedding": encoded(unit(row), body.encoding_format)}
             for index, row in enumerate(made.items)
         ]
-        usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
-        content = {"object": "list", "data": data, "model": made.model, "usage": usage}
+        content = {"object": "list", "data": data, "model": made.model, "usage": usage(made.tokens)}
         return self._answer(content, inputs, made)
 
     async def tokenize(self, request: Request) -> Response:
-        """POST /tokenize. In a thread, as /decode: nobody knows how long a text is."""
+        """POST /tokenize."""
         body = await self._door.body(request, _TOKENIZE)
         texts = [body.inputs] if isinstance(body.inputs, str) else self._few(_some(body.inputs, "inputs"), "inputs")
         model, special = self._door.model_for(request, body.model, None), body.add_special_tokens
-        prompt = _prompt(model, body.prompt_name)
-        prompted = [prompt + text for text in texts]
-        rows = await asyncio.to_thread(self._door.client.tokenize, model.name, prompted, special=special)
+        prompted = [_prompt(model, body.prompt_name) + text for text in texts]
+        rows = await self._aside(request, model, partial(self._door.client.tokenize, special=special), prompted)
         tokens = [
             [SimpleToken(id=t.id, text=t.text, special=t.special, start=t.start, stop=t.end) for t in row]
             for row in rows
@@ -230,8 +234,9 @@ class TEI:
         ids = read_inputs(_some(body.ids, "ids"), "ids")
         model = self._door.model_for(request, body.model, None)
         lists = [each for each in self._few(ids.items, "ids") if not isinstance(each, str)]
-        skip = body.skip_special_tokens
-        texts = await asyncio.to_thread(self._door.client.decode, model.name, lists, skip_special=skip)
+        _check_known(lists, ids, model)
+        decode = partial(self._door.client.decode, skip_special=body.skip_special_tokens)
+        texts = await self._aside(request, model, decode, lists)
         return Response(msgspec.json.encode(texts), media_type="application/json")
 
     async def info(self, request: Request) -> Response:
@@ -245,6 +250,16 @@ class TEI:
         if self._lifecycle.state == "ready" and self._lifecycle.healthy:
             return Response()
         return render(Fault(503, "unavailable", self._lifecycle.state, retry_after_s=1.0))
+
+    async def _aside(
+        self, request: Request, model: "ServedModel", work: Callable[[str, Any], list[Any]], told: Sequence[Any]
+    ) -> list[Any]:
+        """Have the model's tokenizer work in a thread, as long as the caller waits: nobody knows how much it is."""
+        try:
+            async with asyncio.timeout(self._door.terms(request, model.task, model.name, "none").timeout_s):
+                return await asyncio.to_thread(work, model.name, told)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while the tokenizer worked") from None
 
     def _terms(self, request: Request, ability: Ability, cut: Cut) -> Terms:
         """Say on which terms a call runs; a task that the model does not have is a fault of the server's, here."""
@@ -314,9 +329,11 @@ def _sequence(told: Any, field: str) -> Text:
     raise HttpFault(422, "invalid_request", message, field)
 
 
-def _labels(item: Scores, *, raw: bool) -> list[dict[str, Any]]:
-    scores = item.logits if raw else item.scores
-    return [{"score": scores[index], "label": item.labels[index]} for index in ranked(scores)]
+def _check_known(lists: Sequence[Sequence[int]], ids: Inputs, model: "ServedModel") -> None:
+    for index, each in enumerate(lists):
+        if each and max(each) >= model.vocab_size:
+            message = f"token ids must be between 0 and {model.vocab_size - 1} for {model.name}"
+            raise InvalidRequest(message, ids.name(index))
 
 
 def _prompt(model: "ServedModel", name: str | None) -> str:

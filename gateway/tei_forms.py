@@ -6,6 +6,7 @@ import msgspec
 
 from gateway import __version__
 from gateway.inputs import TokenId, Told
+from gateway.usage import Usage
 from inference import Limits
 
 if TYPE_CHECKING:
@@ -139,13 +140,6 @@ class Vector(msgspec.Struct, kw_only=True):
     index: int
     embedding: list[float] | str
     object: Literal["embedding"] = "embedding"
-
-
-class Usage(msgspec.Struct, kw_only=True):
-    """Real tokens, special tokens included."""
-
-    prompt_tokens: int
-    total_tokens: int
 
 
 class OpenAIAnswer(msgspec.Struct, kw_only=True):

@@ -16,6 +16,7 @@ from gateway.ledger import Ledger
 from gateway.lifecycle import Lifecycle
 from gateway.model_card import VERSION, config, statistics
 from gateway.question import Question, ask
+from gateway.renamed import below, renamed
 from gateway.telemetry import Metrics, exchange_of
 from inference import Answer, Terms, UnknownModel
 
@@ -33,6 +34,7 @@ _EXTENSIONS: Final = [
     *("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"),
     *("schedule_policy", "statistics"),
 ]
+_PARAMETERS: Final = below("parameters", "dimensions", "prompt_name", "top_k")
 _LOWEST: Final = -9  # of our own classes, which count upwards
 
 
@@ -96,7 +98,8 @@ class V2:
         with self._ledger.call(model.name) as call:
             question = await read()
             terms = self._terms(request, model, question.parameters)
-            made = await self._door.answer(request, ask(self._door.client, question, terms))
+            with renamed(_PARAMETERS):
+                made = await self._door.answer(request, ask(self._door.client, question, terms))
             call.answer(made.timings)
             return await draw(made, question)
 

@@ -18,6 +18,7 @@ from gateway.call import Door, answering, json_answer
 from gateway.errors import Fault, HttpFault
 from gateway.inputs import Told, read_inputs
 from gateway.telemetry import exchange_of
+from gateway.usage import Usage, usage
 from gateway.vectors import encoded, unit
 from inference import (
     Ability,
@@ -42,7 +43,9 @@ Texts = str | list[str]
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify"]
 
 
-class _Common(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class PoolingTerms(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What may be said in every body."""
+
     model: str | None = None
     user: str | None = None
     truncate_prompt_tokens: Annotated[int, msgspec.Meta(ge=-1)] | None = None
@@ -50,13 +53,13 @@ class _Common(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     use_activation: bool | None = None
 
 
-class ClassifyBody(_Common, kw_only=True):
+class ClassifyBody(PoolingTerms, kw_only=True):
     """What POST /classify takes."""
 
     input: Told
 
 
-class ScoreBody(_Common, kw_only=True):
+class ScoreBody(PoolingTerms, kw_only=True):
     """What POST /score takes: `text_1` and `text_2`, by one of their names; one against many, or pairs in order."""
 
     text_1: Texts | None = None
@@ -68,7 +71,7 @@ class ScoreBody(_Common, kw_only=True):
     items: Texts | None = None
 
 
-class PoolingBody(_Common, kw_only=True):
+class PoolingBody(PoolingTerms, kw_only=True):
     """What POST /pooling takes. Without `task`: numbers for each token, where the model has them."""
 
     input: Told
@@ -77,11 +80,9 @@ class PoolingBody(_Common, kw_only=True):
     encoding_format: Literal["float", "base64"] = "float"
 
 
-class Usage(msgspec.Struct, kw_only=True):
-    """Real tokens, special tokens included."""
+class PoolingUsage(Usage, kw_only=True):
+    """No pooling model completes anything."""
 
-    prompt_tokens: int
-    total_tokens: int
     completion_tokens: int = 0
 
 
@@ -101,7 +102,7 @@ class ClassifyAnswer(msgspec.Struct, kw_only=True):
     created: int
     model: str
     data: list[Classification]
-    usage: Usage
+    usage: PoolingUsage
     object: Literal["list"] = "list"
 
 
@@ -120,7 +121,7 @@ class ScoreAnswer(msgspec.Struct, kw_only=True):
     created: int
     model: str
     data: list[Score]
-    usage: Usage
+    usage: PoolingUsage
     object: Literal["list"] = "list"
 
 
@@ -139,7 +140,7 @@ class PoolingAnswer(msgspec.Struct, kw_only=True):
     created: int
     model: str
     data: list[Pooled]
-    usage: Usage
+    usage: PoolingUsage
     object: Literal["list"] = "list"
 
 
@@ -182,9 +183,8 @@ _POOLS: dict[Task, PoolingTask] = {
 
 def render(fault: Fault) -> Response:
     """Draw a fault as vLLM does."""
-    sentence = f"{fault.field}: {fault.message}" if fault.field else fault.message
     kind = _NAMES.get(fault.status, "BadRequestError" if fault.status < 500 else "InternalServerError")  # noqa: PLR2004
-    detail = ErrorDetail(message=sentence, type=kind, param=fault.field, code=fault.status)
+    detail = ErrorDetail(message=fault.sentence, type=kind, param=fault.field, code=fault.status)
     content = msgspec.json.encode(ErrorAnswer(error=detail))
     return Response(content, fault.status, fault.headers(), "application/json")
 
@@ -221,16 +221,19 @@ class VLLM:
     async def score(self, request: Request) -> Response:
         """POST /score: by a reranker, or by the cosine of embeddings."""
         body = await self._door.body(request, _READ_SCORE)
-        first, second = _sides(body)
+        left, right = _sides(body)
+        first = [str(text) for text in left.items] * (len(right.items) if len(left.items) == 1 else 1)
+        second = [str(text) for text in right.items]
         if self._has(body.model, "rerank"):
-            pairs = Inputs(list(zip(first, second, strict=True)), "pairs")
+            pairs = Inputs(list(zip(first, second, strict=True)), right.field, right.single, first=left.field)
             terms = self._terms(request, "rerank", body)
             made = await self._door.answer(request, self._door.client.rerank(Rerank(pairs, terms)))
             raw = body.use_activation is False
             scores = [item.logit if raw else item.score for item in made.items]
             return _list_of(request, "score", _scored(scores), made)
-        texts = list(dict.fromkeys([*first, *second]))
-        ask = Embed(Inputs(texts, "texts"), self._terms(request, "embed", body))
+        names = {str(text): side.name(place) for side in (right, left) for place, text in enumerate(side.items)}
+        texts = list(names)
+        ask = Embed(Inputs(texts, names=list(names.values())), self._terms(request, "embed", body))
         vectors = await self._door.answer(request, self._door.client.embed(ask))
         rows = dict(zip(texts, map(unit, vectors.items), strict=True))
         scores = [float(rows[one] @ rows[other]) for one, other in zip(first, second, strict=True)]
@@ -274,7 +277,7 @@ class VLLM:
                 raw = body.use_activation is False
                 return tagged if raw else _with(tagged, [softmax(row) for row in tagged.items])
 
-    def _terms(self, request: Request, ability: Ability, body: _Common) -> Terms:
+    def _terms(self, request: Request, ability: Ability, body: PoolingTerms) -> Terms:
         terms = self._door.terms(request, ability, body.model, "none")
         model = self._door.client.model_for(terms.model, ability)
         truncation = _truncation(body, model)
@@ -286,7 +289,7 @@ class VLLM:
         return any(ability in model.abilities for model in models.values() if name in (None, model.name))
 
 
-def _truncation(body: _Common, model: "ServedModel") -> Truncation:
+def _truncation(body: PoolingTerms, model: "ServedModel") -> Truncation:
     if body.truncate_prompt_tokens is None:
         return "none"
     if body.truncate_prompt_tokens not in {-1, model.max_length}:
@@ -295,20 +298,18 @@ def _truncation(body: _Common, model: "ServedModel") -> Truncation:
     return "start" if body.truncation_side == "left" else "end"
 
 
-def _sides(body: ScoreBody) -> tuple[list[str], list[str]]:
-    """Return both texts of each pair."""
+def _sides(body: ScoreBody) -> tuple[Inputs, Inputs]:
+    """Return the first texts of the pairs and the second ones, under the caller's names."""
     first = _one_of({"text_1": body.text_1, "data_1": body.data_1, "queries": body.queries})
     named = {"text_2": body.text_2, "data_2": body.data_2, "documents": body.documents, "items": body.items}
     second = _one_of(named)
-    if len(first) == 1:
-        first = first * len(second)
-    if len(first) != len(second):
-        message = f"{len(first)} texts against {len(second)}: give one against many, or as many on both sides"
-        raise HttpFault(400, "invalid_request", message)
+    if len(first.items) not in {1, len(second.items)}:
+        message = f"{len(first.items)} texts against {len(second.items)}: give one against many, or as many on both"
+        raise HttpFault(400, "invalid_request", message, first.field)
     return first, second
 
 
-def _one_of(named: dict[str, Texts | None]) -> list[str]:
+def _one_of(named: dict[str, Texts | None]) -> Inputs:
     given = [(name, texts) for name, texts in named.items() if texts is not None]
     if len(given) != 1:
         raise HttpFault(400, "invalid_request", f"give one of: {', '.join(named)}", next(iter(named)))
@@ -316,10 +317,10 @@ def _one_of(named: dict[str, Texts | None]) -> list[str]:
     told = [texts] if isinstance(texts, str) else texts
     if not all(told) or not told:
         raise HttpFault(400, "invalid_request", "must not be empty", name)
-    return told
+    return Inputs(told, name, single=isinstance(texts, str))
 
 
-def _numbers(item: Scores, body: _Common) -> Any:
+def _numbers(item: Scores, body: PoolingTerms) -> Any:
     return item.logits if body.use_activation is False else item.scores
 
 
@@ -343,6 +344,6 @@ def _list_of(request: Request, what: str, data: Sequence[dict[str, Any]], made: 
         "created": int(time.time()),
         "model": made.model,
         "data": data,
-        "usage": {"prompt_tokens": made.tokens, "total_tokens": made.tokens, "completion_tokens": 0},
+        "usage": {**usage(made.tokens), "completion_tokens": 0},
     }
     return json_answer(content, made.timings)

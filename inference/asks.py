@@ -35,13 +35,24 @@ class Inputs:
     single: bool = False
     each: int = 1  # items that were made of one of the caller's
     lead: str = ""  # what the caller calls the first item, if it stands outside the list
+    first: str = ""  # what the caller calls the first texts of pairs, if they stand in a field of their own
+    names: Sequence[str] = ()  # of the items, where a place in one list does not say which is meant
 
     def name(self, index: int) -> str:
         """Return what the caller calls the item at this index."""
+        if self.names:
+            return self.names[index]
         if self.lead and index == 0:
             return self.lead
         place = (index - bool(self.lead)) // self.each
         return self.field if self.single else f"{self.field}[{place}]"
+
+    def longer(self, index: int) -> str:
+        """Return what the caller calls the item at this index, of a pair its longer text."""
+        item = self.items[index]
+        if self.first and isinstance(item, tuple) and len(item[0]) > len(item[1]):
+            return self.first
+        return self.name(index)
 
     @property
     def size(self) -> int:
@@ -64,7 +75,6 @@ class Embed:
     prompt_name: str | None = None
     input_type: InputType | None = None
     output: Literal["vector", "raw vector", "token vectors"] = "vector"
-    dimensions_field: str = "dimensions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +122,6 @@ class ZeroShot:
     terms: Terms
     template: str = "This example is {}."
     multi_label: bool = False
-    labels_field: str = "candidate_labels"
 
 
 @dataclass(frozen=True, slots=True)

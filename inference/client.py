@@ -208,10 +208,10 @@ class Client:
         served = self._find(ask.terms.model, "zero-shot")
         texts, labels = self._texts(ask.inputs), ask.labels
         if not labels:
-            raise InvalidRequest("must not be empty", ask.labels_field)
+            raise InvalidRequest("must not be empty", "candidate_labels")
         if len(texts.items) * len(labels) > self._limits.max_items:
             most = self._limits.max_items
-            raise InvalidRequest(f"makes more than {most} pairs of a text and a label", ask.labels_field)
+            raise InvalidRequest(f"makes more than {most} pairs of a text and a label", "candidate_labels")
         if ask.template.count("{}") != 1 or len(ask.template) > _LONGEST_TEMPLATE:
             wanted = f"must have one {{}} where the label goes, and at most {_LONGEST_TEMPLATE} characters"
             raise InvalidRequest(wanted, "hypothesis_template")
@@ -322,7 +322,7 @@ def _answer(served: Served, ran: _Run[Piece], items: Sequence[Item]) -> Answer[I
 
 def _check_dimensions(ask: Embed, model: ServedModel) -> None:
     if ask.dimensions is not None and not 1 <= ask.dimensions <= model.hidden_size:
-        raise InvalidRequest(f"must be between 1 and {model.hidden_size} for {model.name}", ask.dimensions_field)
+        raise InvalidRequest(f"must be between 1 and {model.hidden_size} for {model.name}", "dimensions")
 
 
 def _timings(tokenise_s: float, results: Sequence[Result]) -> CallTimings:

@@ -4,6 +4,7 @@ that names the field.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -111,7 +112,7 @@ class Served:
         prompt = self._prompt(prompt_name, input_type)
         if not prompt or not isinstance(inputs.items[0], str):
             return inputs
-        return Inputs([prompt + str(text) for text in inputs.items], inputs.field, inputs.single)
+        return replace(inputs, items=[prompt + str(text) for text in inputs.items])
 
     def _prompt(self, name: str | None, input_type: InputType | None) -> str:
         prompts = self.model.prompts
@@ -164,7 +165,7 @@ def check_tokens(pieces: Sequence[Tokenised | Marked], inputs: Inputs, model: Se
     """Refuse what the model cannot read, or the queue cannot hold; returns how many tokens there are."""
     lists = [piece.ids for piece in pieces]
     for index, ids in enumerate(lists):
-        _check_length(ids, inputs.name(index), model.max_length)
+        _check_length(ids, inputs.longer(index), model.max_length)
     total = sum(map(len, lists))
     if total > most:
         raise InvalidRequest(f"has {total} tokens in all, at most {most} are taken in one call", inputs.field)

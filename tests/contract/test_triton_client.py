@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from inference.labels import softmax
-from tests.gateway.fakes import HIDDEN, MODEL, Address, listening, vector
-from tests.gateway.tasks import LABELS, TaskEngine
+from tests.gateway.fakes import HIDDEN, LABELS, MODEL, Address, FakeEngine, listening, vector
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -94,7 +93,7 @@ async def test_its_asynchronous_form_reads_the_same(python: Path) -> None:
 
 
 async def test_it_reads_labels_and_classes(python: Path) -> None:
-    engine = TaskEngine("classify")
+    engine = FakeEngine({MODEL: "classify"})
     async with listening(engine) as address:
         told = await told_by(python, "classify", address)
 

@@ -12,8 +12,7 @@ import pytest
 
 from gateway.config import HttpConfig, Settings
 from inference.labels import softmax
-from tests.gateway.fakes import HIDDEN, MODEL, FakeEngine, listening, vector
-from tests.gateway.tasks import LABELS, TaskEngine
+from tests.gateway.fakes import HIDDEN, LABELS, MODEL, FakeEngine, listening, vector
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -99,7 +98,7 @@ async def test_its_asynchronous_form_reads_the_same(python: Path) -> None:
 
 
 async def test_it_reads_labels_and_classes(python: Path) -> None:
-    engine = TaskEngine("classify")
+    engine = FakeEngine({MODEL: "classify"})
     told = await told_by(python, "classify", engine)
 
     scores = [softmax(engine.device.row(ids, "logits")) for ids in ([2, 4, 3], [2, 5, 5, 3])]

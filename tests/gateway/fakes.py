@@ -38,7 +38,7 @@ from inference import (
 from inference.batcher import Batcher, BatcherStatistics
 from inference.cost import CostModel
 from inference.lane import Lane
-from inference.request import Batch, Call, Output, Request, Result, Row, RowFailed
+from inference.request import Batch, Call, Output, Result, Row, RowFailed
 from inference.scheduler import Refused, Scheduler, Work
 from inference.task import Task, abilities
 
@@ -105,9 +105,8 @@ def vector(ids: Sequence[int]) -> Row:
     return row / np.linalg.norm(row)
 
 
-def row(request: Request, labels: int, length: float) -> Row:
-    """The answer to a request, by what it asks for."""
-    ids = request.tokens.tolist()
+def row(ids: Sequence[int], output: Output, labels: int, length: float = 1.0) -> Row:
+    """The answer to a request for these token ids, by what it asks for."""
     masks = [place for place, id_ in enumerate(ids) if id_ == MASK]
     answers: dict[Output, Callable[[], Row]] = {
         "vector": lambda: vector(ids) * np.float32(length),
@@ -118,7 +117,7 @@ def row(request: Request, labels: int, length: float) -> Row:
         "mask logits": lambda: np.stack([numbers([place, *ids], VOCABULARY) for place in masks]),
         "term weights": lambda: np.maximum(numbers(ids, VOCABULARY) - 1, 0),
     }
-    return answers[request.output]()
+    return answers[output]()
 
 
 class FakeDevice:
@@ -143,6 +142,11 @@ class FakeDevice:
         labels = len(LABELS.get(self.tasks[batch.model], ()))
         return FakeDevice.Launched(batch, labels, self.length, bad=self.bad)
 
+    def row(self, ids: Sequence[int], output: Output) -> Row:
+        """What it makes of these token ids for the only model."""
+        (task,) = self.tasks.values()
+        return row(ids, output, len(LABELS.get(task, ())), self.length)
+
     class Launched:
         def __init__(self, batch: Batch, labels: int, length: float, *, bad: bool) -> None:
             self._batch = batch
@@ -153,7 +157,8 @@ class FakeDevice:
         def wait(self) -> Sequence[Row | RowFailed]:
             if self._bad:
                 return [RowFailed("secret: row 0 is not finite") for _ in self._batch.entries]
-            return [row(entry.request, self._labels, self._length) for entry in self._batch.entries]
+            requests = [entry.request for entry in self._batch.entries]
+            return [row(each.tokens.tolist(), each.output, self._labels, self._length) for each in requests]
 
 
 class FakeEngine:

@@ -381,6 +381,11 @@ def test_a_file_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         (["--metrics-port=8000"], "--metrics-port: port 8000, metrics-port 8000: both would listen on one port;"),
+        (
+            ["--grpc-port=1", "--http-workers=2"],
+            "--grpc-port: grpc-port 1, http-workers 2: HTTP processes do not speak",
+        ),
+        (["--grpc-port=9090"], "--grpc-port: metrics-port 9090, grpc-port 9090: both would listen on one port;"),
         (["--max-timeout-ms=9"], "--max-timeout-ms: default-timeout-ms 30000, max-timeout-ms 9: the default is above"),
         (
             ["--host=0.0.0.0"],
@@ -486,6 +491,7 @@ values: dict[str, st.SearchStrategy[object]] = {
     "port": st.integers(0, 9089),  # below the default of metrics-port
     "metrics-port": st.integers(30_001, 65_535),
     "http-workers": st.integers(0, 64),
+    "grpc-port": st.just("off"),  # does not go with http-workers
     "max-body-bytes": st.integers(1, 10**9),
     "header-timeout": times,
     "body-timeout": st.floats(0.01, 100),

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.errors import ClientGone, HttpFault, describe
+from gateway.errors import ClientGone, Fault, HttpFault, describe
 from inference import (
     DeadlineExceeded,
     DeviceLost,
@@ -123,3 +123,8 @@ async def test_a_row_that_failed_fails_its_call_without_its_reason() -> None:
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "model_failed"
     assert "secret" not in answer.text
+
+
+def test_a_sentence_has_the_field_before_the_message() -> None:
+    assert Fault(400, "invalid_request", "must not be empty", "input[3]").sentence == "input[3]: must not be empty"
+    assert Fault(503, "unavailable", "draining").sentence == "draining"

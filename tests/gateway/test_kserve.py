@@ -13,8 +13,7 @@ import pytest
 from gateway.config import HttpConfig, Settings
 from inference import DeadlineExceeded, Dispatched, Overloaded, Report, RuntimeFailed, Unavailable
 from inference.labels import ranked, sigmoid, softmax
-from tests.gateway.fakes import HIDDEN, MODEL, VOCABULARY, FakeEngine, Gateway, gateway, ready, vector
-from tests.gateway.tasks import LABELS, MASK, MASK_ID, TaskEngine
+from tests.gateway.fakes import HIDDEN, LABELS, MASK, MODEL, VOCABULARY, FakeEngine, Gateway, gateway, ready, vector
 
 pytestmark = pytest.mark.anyio
 
@@ -205,7 +204,10 @@ async def test_an_input_that_is_wrong_is_named(inputs: list[dict], names: str) -
         ({"parameters": {"timeout": 300_000_001}}, "parameters.timeout: must be at most 300000000 microseconds"),
         ({"parameters": {"timeout": 10**30}}, "parameters.timeout"),
         ({"parameters": {"priority": 11}}, "parameters.priority: must be from 0 to 10"),
-        ({"parameters": {"dimensions": HIDDEN + 1}}, "dimensions: must be between 1 and"),
+        ({"parameters": {"dimensions": HIDDEN + 1}}, "parameters.dimensions: must be between 1 and"),
+        ({"parameters": {"prompt_name": "no"}}, "parameters.prompt_name: tiny has no prompt of that name"),
+        ({"parameters": {"timeout": None}}, "parameters.timeout: Expected `int`"),
+        ({"parameters": {"timeout": [1]}}, "parameters.timeout: Expected `int`"),
         ({"parameters": {"input_type": "x"}}, "parameters.input_type"),
         ({"parameters": {"a": {"b": 1}}}, "parameters"),
         ({"outputs": [{"name": "score"}]}, "outputs[0].name: is no output of this model; it has: embedding"),
@@ -306,7 +308,7 @@ async def test_an_answer_is_compressed_when_that_is_asked_for(binary: bool) -> N
 
 
 async def test_a_query_goes_with_every_text_or_each_with_its_own() -> None:
-    async with ready(TaskEngine("rerank")) as subject:
+    async with ready(FakeEngine({MODEL: "rerank"})) as subject:
         every = await infer(subject, text("w0", name="query"), text("w1", "w2 w3"))
         own = await infer(subject, text("w0", "w0", name="query"), {**text("w1", "w2 w3"), "shape": [2, 1]})
 
@@ -331,12 +333,12 @@ async def test_a_query_goes_with_every_text_or_each_with_its_own() -> None:
     ],
 )
 async def test_pairs_that_are_none_are_named(inputs: list[dict], names: str) -> None:
-    async with ready(TaskEngine("rerank")) as subject:
+    async with ready(FakeEngine({MODEL: "rerank"})) as subject:
         assert names in refused(await infer(subject, *inputs), subject)
 
 
 async def test_texts_are_classified() -> None:
-    async with ready(TaskEngine("classify")) as subject:
+    async with ready(FakeEngine({MODEL: "classify"})) as subject:
         answer = await infer(subject, text("w0", "w1"))
         row = subject.engine.device.row
 
@@ -349,7 +351,7 @@ async def test_texts_are_classified() -> None:
 
 
 async def test_pairs_are_classified() -> None:
-    async with ready(TaskEngine("classify")) as subject:
+    async with ready(FakeEngine({MODEL: "classify"})) as subject:
         answer = await infer(subject, text("w0"), text("w1", name="text_pair"), outputs=[{"name": "label"}])
         short = await infer(subject, text("w0", "w1"), text("w1", name="text_pair"))
         alone = await infer(subject, text("w1", name="text_pair"))
@@ -362,7 +364,7 @@ async def test_pairs_are_classified() -> None:
 @pytest.mark.parametrize("most", [1, 2, 9])
 async def test_the_best_classes_are_written_as_triton_does(most: int) -> None:
     wanted = {"name": "score", "parameters": {"classification": most}}
-    async with ready(TaskEngine("classify")) as subject:
+    async with ready(FakeEngine({MODEL: "classify"})) as subject:
         answer = await infer(subject, text("w0"), outputs=[wanted])
         scores = softmax(subject.engine.device.row([2, W0, 3], "logits"))
 
@@ -382,14 +384,14 @@ async def test_classes_without_names_have_numbers() -> None:
 
 
 async def test_what_has_no_classes_is_named() -> None:
-    async with ready(TaskEngine("classify")) as subject:
+    async with ready(FakeEngine({MODEL: "classify"})) as subject:
         wanted = {"name": "label", "parameters": {"classification": 1}}
         assert "label: has no classes" in refused(await infer(subject, text("w0"), outputs=[wanted]), subject)
 
 
 async def test_each_span_says_which_text_it_is_of() -> None:
     texts = ["w0 w1", "w5", "w2 w3 w4"]
-    async with ready(TaskEngine("token-classify")) as subject:
+    async with ready(FakeEngine({MODEL: "token-classify"})) as subject:
         answer = await infer(subject, text(*texts), parameters={"aggregation_strategy": "none"})
 
     told = outputs(answer)
@@ -402,19 +404,19 @@ async def test_each_span_says_which_text_it_is_of() -> None:
 
 
 async def test_each_proposal_says_for_which_mask_of_which_text_it_is() -> None:
-    async with ready(TaskEngine("fill-mask")) as subject:
-        answer = await infer(subject, text(MASK, f"w0 {MASK} {MASK}"), parameters={"top_k": 2})
+    async with ready(FakeEngine({MODEL: "fill-mask"})) as subject:
+        answer = await infer(subject, text("[MASK]", "w0 [MASK] [MASK]"), parameters={"top_k": 2})
         row = subject.engine.device.row
 
     told = outputs(answer)
     assert list(told) == ["row", "mask", "token", "word", "sequence", "score"]
     assert told["row"].tolist() == [0, 0, 1, 1, 1, 1]
     assert told["mask"].tolist() == [0, 0, 0, 0, 1, 1]
-    assert told["token"][:2].tolist() == ranked(row([2, MASK_ID, 3], "mask logits")[0], 2)
+    assert told["token"][:2].tolist() == ranked(row([2, MASK, 3], "mask logits")[0], 2)
 
 
 async def test_each_term_says_which_text_it_is_of() -> None:
-    async with ready(TaskEngine("sparse")) as subject:
+    async with ready(FakeEngine({MODEL: "sparse"})) as subject:
         answer = await infer(subject, text("w0", "w1"))
         weights = np.stack([subject.engine.device.row([2, each, 3], "term weights") for each in (W0, W1)])
 
@@ -426,14 +428,14 @@ async def test_each_term_says_which_text_it_is_of() -> None:
 
 @pytest.mark.parametrize("task", ["token-classify", "fill-mask"])
 async def test_tasks_that_need_the_text_do_not_take_token_ids(task: str) -> None:
-    async with ready(TaskEngine(task)) as subject:
+    async with ready(FakeEngine({MODEL: task})) as subject:
         assert "input_ids: is no input of this model; it takes: text" in refused(await infer(subject, IDS), subject)
 
 
 @pytest.mark.parametrize("task", ["embed", "rerank", "classify", "token-classify", "fill-mask", "sparse"])
 async def test_the_metadata_and_the_configuration_tell_what_a_model_gives(task: str) -> None:
-    texts = [text(MASK, MASK)] if task != "rerank" else [text("w0", name="query"), text("w1", "w2")]
-    async with ready(TaskEngine(task)) as subject:
+    texts = [text("[MASK]", "[MASK]")] if task != "rerank" else [text("w0", name="query"), text("w1", "w2")]
+    async with ready(FakeEngine({MODEL: task})) as subject:
         told = (await subject.http.get(f"/v2/models/{MODEL}")).json()
         config = (await subject.http.get(f"/v2/models/{MODEL}/config")).json()
         answer = await infer(subject, *texts)

@@ -15,8 +15,7 @@ from gateway.config import HttpConfig, Settings
 from gateway.kserve_rpc import METHODS, SERVICE, UNSUPPORTED
 from gateway.rpc import Rpc
 from inference import Overloaded, RuntimeFailed
-from tests.gateway.fakes import HIDDEN, MODEL, FakeEngine, Gateway, ready, vector
-from tests.gateway.tasks import LABELS, TaskEngine
+from tests.gateway.fakes import HIDDEN, LABELS, MODEL, FakeEngine, Gateway, ready, vector
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +106,7 @@ async def test_typed_and_raw_tensors_are_answered_alike() -> None:
 
 
 async def test_outputs_are_typed_for_those_who_ask_for_it() -> None:
-    async with calling(TaskEngine("classify")) as caller:
+    async with calling(FakeEngine({MODEL: "classify"})) as caller:
         answer = await caller.infer(asked(text("w0"), parameters=parameters(binary_data_output=False), id="mine"))
         plain = await caller.infer(asked(text("w0")))
 
@@ -124,7 +123,7 @@ async def test_parameters_and_wanted_outputs_are_those_of_the_json_form() -> Non
     wanted = pb.ModelInferRequest.InferRequestedOutputTensor(name="score", parameters=parameters(classification=1))
     async with calling() as caller:
         short = await caller.infer(asked(text("w0"), parameters=parameters(dimensions=3)))
-    async with calling(TaskEngine("classify")) as caller:
+    async with calling(FakeEngine({MODEL: "classify"})) as caller:
         classes = await caller.infer(asked(text("w0"), outputs=[wanted]))
 
     assert floats(short).shape == (1, 3)

@@ -61,9 +61,9 @@ async def test_a_deadline_is_the_calls_own_and_a_longer_one_than_the_longest_is_
         await infer(channel, timeout=50, metadata=(("x-request-timeout-ms", "7"),))
 
     deadlines = [call.deadline for call in subject.engine.submitted]
-    assert 4 < deadlines[0] <= 5
+    assert 4 < deadlines[0] < 6
     assert deadlines[1:3] == [60, 20]
-    assert 40 < deadlines[3] <= 50
+    assert 40 < deadlines[3] < 51  # what is sent is rounded up
 
 
 async def test_the_work_of_a_caller_that_goes_is_cancelled() -> None:

@@ -1,11 +1,14 @@
+import asyncio
 import base64
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from inference import DeadlineExceeded, Overloaded, RuntimeFailed, Unavailable
 from inference.labels import sigmoid, softmax
-from tests.gateway.fakes import HIDDEN, MAX_LENGTH, FakeEngine, numbers, ready, vector
+from tests.gateway.fakes import HIDDEN, MAX_LENGTH, VOCABULARY, FakeEngine, numbers, ready, vector
 
 pytestmark = pytest.mark.anyio
 
@@ -213,6 +216,61 @@ async def test_token_ids_are_written_as_text() -> None:
         several = await subject.post("/decode", ids=[[2, W0], [W1]], skip_special_tokens=False)
 
     assert (one.json(), several.json()) == (["w0 w1"], ["[CLS] w0", "w1"])
+
+
+async def test_token_ids_that_the_model_does_not_have_are_not_written() -> None:
+    async with ready() as subject:
+        answers = [
+            await subject.post("/decode", ids=[W0, VOCABULARY]),
+            await subject.post("/decode", ids=[[W0], [VOCABULARY]]),
+        ]
+        last = await subject.post("/decode", ids=[VOCABULARY - 1], skip_special_tokens=False)
+
+    wrong = f"token ids must be between 0 and {VOCABULARY - 1} for tiny"
+    assert [answer.status_code for answer in answers] == [422, 422]
+    assert [answer.json()["error"] for answer in answers] == [f"`ids` {wrong}", f"`ids[1]` {wrong}"]
+    assert last.json() == ["[MASK]"]
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/decode"])
+async def test_the_tokenizer_has_as_long_as_the_caller_waits(path: str) -> None:
+    """Every thread there is for such work is held."""
+    body = {"inputs": "w0"} if path == "/tokenize" else {"ids": [W0]}
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        async with ready() as subject:
+            asyncio.get_running_loop().set_default_executor(pool)
+            pool.submit(release.wait, 30)
+            answer = await subject.http.post(path, json=body, headers={"x-request-timeout-ms": "20"})
+            release.set()
+
+    assert (answer.status_code, answer.json()["error_type"]) == (504, "Overloaded")
+
+
+async def test_a_query_that_is_too_long_is_named() -> None:
+    long = "w0 " * 30
+    async with ready(FakeEngine({"r": "rerank"})) as subject:
+        query = await subject.post("/rerank", query=long, texts=["w0"], truncate=False)
+        text = await subject.post("/rerank", query="w0", texts=["w0", long], truncate=False)
+
+    assert [answer.json()["error"].split(" ")[0] for answer in (query, text)] == ["`query`", "`texts[1]`"]
+
+
+async def test_fields_inside_others_are_named_by_their_path() -> None:
+    source, prompt = {"source_sentence": "", "sentences": ["w0"]}, {"source_sentence": "w0", "sentences": ["w0"]}
+    async with ready() as subject:
+        answers = [
+            await subject.post("/similarity", inputs=source),
+            await subject.post("/similarity", inputs=prompt, parameters={"prompt_name": "no"}),
+            await subject.post(
+                "/similarity",
+                inputs={"source_sentence": "w0 " * 30, "sentences": ["w0"]},
+                parameters={"prompt_name": "query", "truncate": False},
+            ),
+        ]
+
+    names = [answer.json()["error"].split(" ")[0] for answer in answers]
+    assert names == ["`inputs.source_sentence`", "`parameters.prompt_name`", "`inputs.source_sentence`"]
 
 
 async def test_more_than_a_call_may_hold_is_neither_tokenised_nor_decoded() -> None:

@@ -10,6 +10,7 @@ from tests.gateway.fakes import HIDDEN, MAX_LENGTH, FakeEngine, numbers, ready, 
 pytestmark = pytest.mark.anyio
 
 W0, W1 = 4, 5
+LONG = "w0 " * 30
 LABELS = ("contradiction", "neutral", "entailment")
 ALL = {"e": "embed", "r": "rerank", "c": "classify", "t": "token-classify", "s": "sparse"}
 
@@ -128,7 +129,12 @@ async def test_long_texts_are_cut_where_the_body_says(most: int, side: str, ids:
         ("/score", {"text_1": "w0"}, 400, "text_2"),
         ("/score", {"text_2": "w0"}, 400, "text_1"),
         ("/score", {"text_1": "w0", "data_1": "w0", "text_2": "w0"}, 400, "text_1"),
-        ("/score", {"text_1": ["w0", "w1"], "text_2": ["w0"]}, 400, None),
+        ("/score", {"text_1": ["w0", "w1"], "text_2": ["w0"]}, 400, "text_1"),
+        ("/score", {"text_1": "w0", "text_2": ["w0", LONG], "model": "r"}, 400, "text_2[1]"),
+        ("/score", {"text_1": "w0", "documents": LONG, "model": "r"}, 400, "documents"),
+        ("/score", {"queries": LONG, "text_2": ["w0"], "model": "r"}, 400, "queries"),
+        ("/score", {"text_1": "w0", "text_2": ["w0", LONG], "model": "e"}, 400, "text_2[1]"),
+        ("/score", {"data_1": ["w0", LONG], "text_2": ["w1", "w0"], "model": "e"}, 400, "data_1[1]"),
         ("/score", {"text_1": ["w0", ""], "text_2": ["w0", "w1"]}, 400, "text_1"),
         ("/score", {"text_1": "w0", "text_2": []}, 400, "text_2"),
         ("/score", {"text_1": "w0", "text_2": "w0", "model": "c"}, 400, "model"),

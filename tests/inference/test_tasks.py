@@ -341,15 +341,15 @@ async def test_bad_questions_name_their_field(tmp_path: Path) -> None:
 
 async def test_zero_shot_wants_labels_a_place_for_them_and_one_text(tmp_path: Path) -> None:
     path = build("bert", "SequenceClassification", tmp_path, labels=NLI)
-    bad = {
-        "candidate_labels": ZeroShot(Inputs(["x"]), [], TERMS),
-        "hypothesis_template": ZeroShot(Inputs(["x"]), ["a"], TERMS, template="nothing"),
-        "input[0]": ZeroShot(Inputs([("a", "b")]), ["a"], TERMS),
-        "labels": ZeroShot(Inputs(["x"] * 3), ["a"] * 1000, TERMS, labels_field="labels"),
-        "input[1]": ZeroShot(Inputs(["x", "y " * 500]), ["a", "b"], Terms(60.0)),
-    }
+    bad = [
+        ("candidate_labels", ZeroShot(Inputs(["x"]), [], TERMS)),
+        ("hypothesis_template", ZeroShot(Inputs(["x"]), ["a"], TERMS, template="nothing")),
+        ("input[0]", ZeroShot(Inputs([("a", "b")]), ["a"], TERMS)),
+        ("candidate_labels", ZeroShot(Inputs(["x"] * 3), ["a"] * 1000, TERMS)),
+        ("input[1]", ZeroShot(Inputs(["x", "y " * 500]), ["a", "b"], Terms(60.0))),
+    ]
     async with serving(path) as client:
-        for field, ask in bad.items():
+        for field, ask in bad:
             with pytest.raises(InvalidRequest) as refused:
                 await client.zero_shot(ask)
             assert refused.value.field == field
