@@ -383,7 +383,7 @@ def test_a_file_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
         (["--metrics-port=8000"], "--metrics-port: port 8000, metrics-port 8000: both would listen on one port;"),
         (
             ["--grpc-port=1", "--http-workers=2"],
-            "--grpc-port: grpc-port 1, http-workers 2: HTTP processes do not speak",
+            "--grpc-port: grpc-port 1, http-workers 2: HTTP processes do not",
         ),
         (["--grpc-port=9090"], "--grpc-port: metrics-port 9090, grpc-port 9090: both would listen on one port;"),
         (["--max-timeout-ms=9"], "--max-timeout-ms: default-timeout-ms 30000, max-timeout-ms 9: the default is above"),
