@@ -69,8 +69,8 @@ class V2:
         return list(self._door.models(request))
 
     def model(self, request: Request, name: str, version: str = "") -> "ServedModel":
-        """Return the model that is meant; raises UnknownModel."""
-        model = self._door.model_for(request, name, None)
+        """Return the model that is meant, the only one where none is named; raises InvalidRequest."""
+        model = self._door.model_for(request, name or None, None)
         if version not in {"", VERSION}:
             raise UnknownModel(f"{model.name} has no version {version!r}; it has: {VERSION}", "version")
         return model

@@ -184,6 +184,12 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(caller: Caller)
     assert caught.value.details() == "the body is no ModelInferRequest"
 
 
+async def test_the_only_model_need_not_be_named(caller: Caller) -> None:
+    answer = await caller.infer(pb.ModelInferRequest(inputs=[text("w0")]))
+
+    assert answer.model_name == MODEL
+
+
 async def test_models_and_versions_that_are_not_here_are_not_found(caller: Caller) -> None:
     nobody = pb.ModelInferRequest(model_name="nobody", inputs=[text("w0")])
 
