@@ -9,6 +9,7 @@ from tests.gateway.fakes import HIDDEN, VOCABULARY, FakeEngine, numbers, ready, 
 pytestmark = pytest.mark.anyio
 
 W0, W1 = 4, 5
+TOO_LONG = "x" * 101  # for a word
 LABELS = ("contradiction", "neutral", "entailment")
 ALL = {"e": "embed", "r": "rerank", "c": "classify", "t": "token-classify", "m": "fill-mask", "s": "sparse"}
 
@@ -178,7 +179,7 @@ async def test_masks_are_filled_and_more_than_one_has_a_list_each() -> None:
         ("/models/m", {"inputs": "[MASK]", "parameters": {"top_k": 0}}, 400, "parameters.top_k: "),
         (
             "/models/m",
-            {"inputs": "[MASK]", "parameters": {"targets": ["w0", "x y"]}},
+            {"inputs": "[MASK]", "parameters": {"targets": ["w0", TOO_LONG]}},
             400,
             "parameters.targets[1]: ",
         ),

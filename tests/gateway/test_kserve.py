@@ -434,7 +434,9 @@ async def test_tasks_that_need_the_text_do_not_take_token_ids(task: str) -> None
 
 @pytest.mark.parametrize("task", ["embed", "rerank", "classify", "token-classify", "fill-mask", "sparse"])
 async def test_the_metadata_and_the_configuration_tell_what_a_model_gives(task: str) -> None:
-    texts = [text("[MASK]", "[MASK]")] if task != "rerank" else [text("w0", name="query"), text("w1", "w2")]
+    texts = (
+        [text("[MASK] w4 w5 w6", "[MASK] w7 w8")] if task != "rerank" else [text("w0", name="query"), text("w1", "w2")]
+    )
     async with ready(FakeEngine({MODEL: task})) as subject:
         told = (await subject.http.get(f"/v2/models/{MODEL}")).json()
         config = (await subject.http.get(f"/v2/models/{MODEL}/config")).json()
