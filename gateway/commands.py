@@ -27,6 +27,8 @@ from gateway.app import create_app
 from gateway.audit import Unwritable
 from gateway.cards import Page
 from gateway.config import HttpConfig, Settings, SettingsError
+from gateway.gpu_metrics import GpuMetrics
+from gateway.gpus import Gpus
 from gateway.lifecycle import Lifecycle
 from gateway.options import BOOLEAN, FLAGS
 from gateway.orders import MISUSED, Assignment
@@ -246,7 +248,7 @@ def _serve(settings: Settings) -> int:
     metrics = Metrics(settings.engine.limits.latency_target_s)
     tracer = collector.open_tracer(settings.trace)
     try:
-        _export(http, metrics.registry)
+        _export(settings, metrics.registry)
     except OSError as err:
         return _refuse_metrics(http, err)
     with progress.shown() as step:
@@ -287,15 +289,20 @@ def _serve_in_several(settings: Settings, listener: socket.socket) -> int:
         registry = CollectorRegistry()
         registry.register(Pages(parent.pages))
         try:
-            _export(settings.http, registry)
+            _export(settings, registry)
         except OSError as err:
             return _refuse_metrics(settings.http, err)
         return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(parent.run())
 
 
-def _export(http: HttpConfig, registry: CollectorRegistry) -> None:
+def _export(settings: Settings, registry: CollectorRegistry) -> None:
+    http = settings.http
     exporter, _ = start_http_server(http.metrics_port, http.host, registry)
     _log.info("metrics on %s/metrics", server.url(http.host, exporter.server_port))
+    if settings.metrics.gpus:
+        gpus = Gpus()
+        gpus.start()
+        registry.register(GpuMetrics(gpus.seen))
 
 
 def _refuse_metrics(http: HttpConfig, err: OSError) -> int:

@@ -103,6 +103,13 @@ class TlsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """What is told beside what the server counts itself."""
+
+    gpus: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """What is logged: the least level, whether each call gets a line, and how lines are written."""
 
@@ -126,6 +133,7 @@ class Settings:
     http: HttpConfig = HttpConfig()
     deadlines: DeadlineConfig = DeadlineConfig()
     drain: DrainConfig = DrainConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
     trace: TraceConfig = TraceConfig()
     access: AccessConfig = AccessConfig()

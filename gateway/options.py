@@ -238,6 +238,7 @@ KEYS = (
     Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),
     Key("http-workers", "http.workers", _whole("", 0, 64), "Processes for HTTP beside the engine's; 0: all in one"),
     Key("grpc-port", "http.grpc_port", MAYBE_PORT, "Port of the V2 protocol over gRPC; 0 takes any free one"),
+    Key("gpu-metrics", "metrics.gpus", BOOLEAN, "Tell what the driver says of all GPUs that this process sees"),
     Key("allow-anonymous", "http.allow_anonymous", BOOLEAN, "Answer callers without a key on any address"),
     Key("keys", "access.keys", MAYBE_FILE, "API keys, as `headrace keys create` writes them; calls then need one"),
     Key("redis-url", "access.redis_url", REDIS, "Redis that counts callers' limits over all replicas"),

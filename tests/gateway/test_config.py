@@ -495,6 +495,7 @@ values: dict[str, st.SearchStrategy[object]] = {
     "max-body-bytes": st.integers(1, 10**9),
     "header-timeout": times,
     "body-timeout": st.floats(0.01, 100),
+    "gpu-metrics": st.booleans(),
     "allow-anonymous": st.booleans(),
     "keys": st.sampled_from(["/etc/keys", "~/keys", "keys"]),
     "cors-origin": st.lists(st.sampled_from(["https://a.example", "http://[::1]:3000"]), unique=True, min_size=1),

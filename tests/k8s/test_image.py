@@ -24,7 +24,7 @@ from tests.k8s.manifests import ROOT
 from tests.k8s.server import SLACK_S
 
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", re.MULTILINE | re.IGNORECASE)
-OF_CUDA = re.compile(r"nvidia-|cuda-|triton$")
+OF_CUDA = re.compile(r"nvidia-(?!ml-py)|cuda-|triton$")
 
 
 def pins(file: str) -> dict[str, str]:
