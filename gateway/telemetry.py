@@ -146,7 +146,7 @@ class Metrics:
         self.spent = counter("caller_tokens", "Real tokens of answered calls", "caller")
         self.in_flight = 0
         gauge("in_flight", "HTTP exchanges in progress").set_function(lambda: self.in_flight)
-        self.request_s = histogram("request_seconds", "From first byte read to answer", seconds, "route", "model")
+        self.request_s = histogram("request_seconds", "Of answers: from first byte read", seconds, "route", "model")
         self.tokenise_s = histogram("tokenise_seconds", "Text to tokens, a call", seconds, "model")
         self.queue_s = histogram("queue_seconds", "Admission to dispatch, an input", seconds, "model")
         self.device_s = histogram("device_seconds", "Dispatch to answer, a batch", seconds, "model")
@@ -167,10 +167,12 @@ class Metrics:
 
     def answered(self, exchange: Exchange) -> None:
         """Count an exchange that ended."""
-        self._requests_of(exchange.route, exchange.model, exchange.outcome).inc()
-        self._request_s_of(exchange.route, exchange.model).observe(time.monotonic() - exchange.started)
+        outcome = exchange.outcome
+        self._requests_of(exchange.route, exchange.model, outcome).inc()
+        if outcome == "ok":  # a refusal is quick, and would make an overload look good
+            self._request_s_of(exchange.route, exchange.model).observe(time.monotonic() - exchange.started)
         if exchange.caller is not None:
-            self._callers_of(exchange.caller.name, exchange.outcome).inc()
+            self._callers_of(exchange.caller.name, outcome).inc()
             self._spent_of(exchange.caller.name).inc(exchange.tokens)
         if exchange.status in _NOT_RUN and exchange.code:
             self.refusals.labels(exchange.reason or exchange.code).inc()

@@ -130,6 +130,7 @@ async def test_refusals_are_counted_by_their_reason_and_model(reason: str, label
 
     assert subject.metric("headrace_refusals_total", reason=label) == 1
     assert subject.metric("headrace_requests_total", route=ROUTE, model=MODEL, outcome="refused") == 1
+    assert subject.metric("headrace_request_seconds_count", route=ROUTE, model=MODEL) == 0  # refused fast is no answer
 
 
 @pytest.mark.anyio
