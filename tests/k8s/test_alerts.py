@@ -74,9 +74,7 @@ CASES: dict[str, list[Case]] = {
         Case("0.4 % for a day", calls("0+996x1500", "0+4x1500"), 1490, fires=True),
         Case("0.2 % for three days", calls("0+998x4400", "0+2x4400"), 4390, fires=True),
         Case("0.05 %", calls("0+1999x1500", "0+1x1500"), 1490),
-        Case(
-            "0.4 % for a day, and over for seven hours", calls("0+996x1440 1434240+1000x420", "0+4x1440 5760x420"), 1855
-        ),
+        Case("0.4 % for a day, then over", calls("0+996x1440 1434240+1000x420", "0+4x1440 5760x420"), 1855),
     ],
     "HeadraceLatencyBurnsFast": [
         Case("20 % for an hour", answers("0+80x90", "0+100x90"), 70, fires=True),
