@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.__main__ import main
-from inference import DeviceLost, engine
+from inference import DeviceLost, RuntimeFailed, engine
 from inference.batcher import Batcher
 from inference.request import Batch
 from inference.runtime import Launched, Runtime
 
-HANGS, HAS_A_BUG, IS_LOST = 6, 7, 8  # the tokens of w1, w2, w3 in a tiny model
+HANGS, HAS_A_BUG, IS_LOST, FAILS = 6, 7, 8, 9  # the tokens of w1, w2, w3, w4 in a tiny model
 
 
 class Faulty:
-    """A runtime: what it wraps, but for three tokens."""
+    """A runtime: what it wraps, but for four tokens."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -30,6 +30,8 @@ class Faulty:
             raise ValueError("a bug")
         if IS_LOST in tokens:
             raise DeviceLost("gone")
+        if FAILS in tokens:
+            raise RuntimeFailed("planted")
         return self._runtime.launch(batch)
 
 
