@@ -62,7 +62,7 @@ def both(name: str, fires: Series, quiet: Series, minute: int) -> list[Case]:
 
 CASES: dict[str, list[Case]] = {
     "HeadraceAvailabilityBurnsFast": [
-        Case("2 % for an hour", calls("0+980x90", "0+20x90"), 70, fires=True),
+        Case("2 % for an hour", calls("0+1000x300 300000+980x65", "0x300 0+20x65"), 362, fires=True),
         Case("0.7 % for six hours", calls("0+993x400", "0+7x400"), 390, fires=True),
         Case("everything, from the start", {**calls("_x90", "0+100x90")}, 70, fires=True),
         Case("0.5 %", calls("0+995x400", "0+5x400"), 390),
@@ -77,7 +77,7 @@ CASES: dict[str, list[Case]] = {
         Case("0.4 % for a day, then over", calls("0+996x1440 1434240+1000x420", "0+4x1440 5760x420"), 1855),
     ],
     "HeadraceLatencyBurnsFast": [
-        Case("20 % for an hour", answers("0+80x90", "0+100x90"), 70, fires=True),
+        Case("20 % for an hour", answers("0+100x300 30000+80x65", "0+100x300 30000+100x65"), 362, fires=True),
         Case("7 % for six hours", answers("0+93x400", "0+100x400"), 390, fires=True),
         Case("5 %", answers("0+95x400", "0+100x400"), 390),
         Case("20 % for an hour, and over", answers("0+80x60 4800+100x40", "0+100x100"), 100),
