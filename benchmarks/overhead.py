@@ -8,6 +8,7 @@ included, with keep-alive connections and callers on another core.
 """
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -123,6 +124,7 @@ async def _in_process(state: State, rows: Sequence[Row], seconds: float) -> dict
     """CPU microseconds of this process a call, by row and way: no server, no socket; the access log goes nowhere."""
     made = instant(state)
     sink = open(os.devnull, "w")  # noqa: ASYNC230, SIM115
+    logging.getLogger().handlers.clear()
     logs.start(LogConfig(), sink)
     await made.lifecycle.start()
     found = {}
@@ -138,7 +140,7 @@ async def _in_process(state: State, rows: Sequence[Row], seconds: float) -> dict
         found[row.name, _DIALECT] = found[row.name, _IN_PROCESS] - found[row.name, _CLIENT]
     made.lifecycle.abandon()
     await made.lifecycle.stop()
-    logs.start(LogConfig())
+    logging.getLogger().handlers.clear()
     sink.close()
     return found
 

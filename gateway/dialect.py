@@ -51,8 +51,8 @@ class Spoken:
 
     @property
     def name(self) -> str:
-        """What grants call it: its module's name."""
-        return self.dialect.__name__.rpartition(".")[2]
+        """What grants call it: its module's name; over gRPC it is the same one."""
+        return self.dialect.__name__.rpartition(".")[2].removesuffix("_rpc")
 
     @property
     def schemas(self) -> Mapping[str, Mapping[str, dict[str, Any]]]:

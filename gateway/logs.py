@@ -27,7 +27,7 @@ def start(log: LogConfig, out: TextIO = sys.stderr) -> None:
     """Write this process's log from now on."""
     lines = Lines(out)
     lines.setFormatter(formatter(log.format))
-    logging.basicConfig(level=log.level.upper(), handlers=[lines], force=True)
+    logging.basicConfig(level=log.level.upper(), handlers=[lines])
     logging.getLogger("uvicorn").setLevel("WARNING")
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them
 
@@ -79,7 +79,9 @@ def formatter(name: str) -> logging.Formatter:
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.exc_text = None  # what another formatter left there has the message
-        return super().format(record)
+        line = super().format(record)
+        record.exc_text = None
+        return line
 
     def formatException(
         self, ei: "tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]"

@@ -7,6 +7,7 @@ import pytest
 
 import gateway
 from gateway.caller import Caller, Grant, Speech
+from gateway.dialect import Spoken
 
 
 def caller(**rights: object) -> Caller:
@@ -66,6 +67,6 @@ def test_a_grant_that_is_misspelt_is_an_error(wrong: dict[str, object]) -> None:
 def test_every_dialect_that_is_spoken_can_be_granted() -> None:
     modules = [import_module(f"gateway.{each.name}") for each in iter_modules(gateway.__path__)]
 
-    dialects = {module.__name__.removeprefix("gateway.") for module in modules if hasattr(module, "PREFIXES")}
+    dialects = {Spoken(module, []).name for module in modules if hasattr(module, "PREFIXES")}
 
     assert dialects == set(get_args(Speech))

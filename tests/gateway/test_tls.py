@@ -156,6 +156,7 @@ async def test_authorities_of_callers_change_without_a_restart(
     assert not former
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 async def test_old_versions_of_tls_are_not_spoken(tmp_path: Path, authority: Authority) -> None:
     tls = placed(tmp_path, authority.sign("server"))
     context = client(authority)

@@ -235,6 +235,7 @@ class Exact(Scheduler):
         return False
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(1, 60)), max_size=30),
     st.booleans(),
