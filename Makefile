@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MODELS := tests/k8s/models/node_modules
 PYTHON_IMAGE := $(shell sed -n 's/^ARG PYTHON_IMAGE=\([^@]*\).*/\1/p' Dockerfile.cuda)
 
-.PHONY: install serve check test test-all loadtest k8s bench bench-peers proto lock pin clean
+.PHONY: install serve check test test-all loadtest k8s bench bench-peers audit proto lock pin clean
 
 install: .venv/dev
 
@@ -64,6 +64,15 @@ k8s: .venv/dev .venv-checkov $(if $(shell command -v npm),$(MODELS))
 proto: .venv/dev
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. gateway/open_inference.proto
 
+# What is known of the versions in the locks: asks PyPI and OSV over the network. In an environment of its own.
+.venv-audit:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+
+audit: .venv-audit
+	$</bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+	$</bin/pip-audit --strict --no-deps --disable-pip --vulnerability-service osv --requirement constraints.txt
+
 # The locks of the image, from pyproject.toml and constraints.txt.
 lock: .venv/dev
 	$(PIP) uv==0.13.9
@@ -81,4 +90,4 @@ bench-peers: .venv/bench
 	$(BIN)/python -m benchmarks peers $(ARGS)
 
 clean:
-	rm -rf .venv .venv-checkov $(MODELS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-audit .venv-checkov $(MODELS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

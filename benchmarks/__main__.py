@@ -5,7 +5,22 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks import autoscale, demand, goodput, http, idle, kills, machine, overhead, policy, scale, serving, tasks
+from benchmarks import (
+    autoscale,
+    demand,
+    goodput,
+    hostile,
+    http,
+    idle,
+    kills,
+    machine,
+    overhead,
+    policy,
+    scale,
+    serving,
+    soak,
+    tasks,
+)
 from benchmarks.peers import comparison
 from benchmarks.results import Findings, publish
 
@@ -13,6 +28,7 @@ NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
     "autoscale": autoscale.run,
     "demand": demand.run,
     "goodput": goodput.run,
+    "hostile": hostile.run,
     "http": http.run,
     "idle": idle.run,
     "kills": kills.run,
@@ -21,6 +37,7 @@ NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
     "policy": policy.run,
     "scale": scale.run,
     "serving": serving.run,
+    "soak": soak.run,
     "tasks": tasks.run,
 }
 

@@ -45,6 +45,7 @@ class Process:
     def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
         """Take the process and where it listens."""
         self.port = port
+        self.pid = process.pid
         self._process = psutil.Process(process.pid)
 
     def cpu_s(self) -> float:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -20,8 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.caller import Caller
 from gateway.config import DeadlineConfig, Settings
 from gateway.errors import ClientGone, Fault, HttpFault, describe
+from gateway.tally import check_values
 from gateway.telemetry import Metrics, exchange_of, header, server_timing
-from inference import Ability, Answer, CallTimings, Client, Item, Terms, Truncation
+from inference import Ability, Answer, CallTimings, Client, DeadlineExceeded, Item, Terms, Truncation
 
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
@@ -38,6 +40,7 @@ _NAMED = re.compile(r"field `([^`]{1,100})`")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Body = TypeVar("Body")
+Made = TypeVar("Made")
 
 
 class Door:
@@ -49,6 +52,7 @@ class Door:
         self.limits = settings.engine.limits
         self._settings = settings
         self._metrics = metrics
+        self._aside = ThreadPoolExecutor(1, "aside")  # a flood must not take all threads and cores
 
     async def body(self, request: Request, decoder: msgspec.json.Decoder[Body]) -> Body:
         """Read and check a JSON body; raises HttpFault."""
@@ -56,7 +60,9 @@ class Door:
 
     async def content(self, request: Request) -> bytes:
         """Read a JSON body that is not checked yet; raises HttpFault."""
-        return await read_json(request, self._settings.http.max_body_bytes)
+        body = await read_json(request, self._settings.http.max_body_bytes)
+        check_values(body, self.limits)
+        return body
 
     def terms(self, request: Request, ability: Ability, model: str | None, truncation: Truncation) -> Terms:
         """Say on which terms a call runs; raises InvalidRequest for a model that cannot do this."""
@@ -95,6 +101,14 @@ class Door:
         who = exchange_of(request.scope).caller
         own = None if who is None else who.grant.max_priority
         return self._settings.http.max_priority if own is None else own
+
+    async def aside(self, request: Request, work: Callable[[], Made]) -> Made:
+        """Do what never reaches a device in a thread, one call after another, as long as this one may take."""
+        try:
+            async with asyncio.timeout(timeout_s(request, self._settings.deadlines)):
+                return await asyncio.get_running_loop().run_in_executor(self._aside, work)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before it was done") from None
 
     async def answer(self, request: Request, asked: Awaitable[Answer[Item]]) -> Answer[Item]:
         """Wait for the answer as long as the caller does, and note what it cost."""
@@ -228,7 +242,7 @@ def caller(request: Request) -> str:
     if who is not None:
         return who.name
     told = request.scope.get("client")
-    return _network(told[0]) if told else ""
+    return network(told[0]) if told else ""
 
 
 def _check_model(who: Caller, name: str) -> None:
@@ -273,8 +287,8 @@ class cancelled_when_gone:
 
 
 @lru_cache(maxsize=4096)
-def _network(host: str) -> str:
-    """An IPv4 address, or the /64 of an IPv6 address: whoever has one of its addresses has them all."""
+def network(host: str) -> str:
+    """Return an IPv4 address, or the /64 of an IPv6 address: whoever has one of its addresses has them all."""
     try:
         address = ip_address(host)
     except ValueError:

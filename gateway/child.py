@@ -91,7 +91,9 @@ async def _serve_http(assignment: Assignment) -> int:
     await remote.connect()
     leash.line.send(Started())
     listener = socket.socket(fileno=assignment.listener)
-    code = await server.run(app, listener, settings.http, settings.drain, lifecycle, tls=tls, signals=signals)
+    code = await server.run(
+        app, listener, settings.http, settings.drain, lifecycle, tls=tls, signals=signals, on_cut=metrics.cut
+    )
     if tracer is not None:
         await asyncio.to_thread(tracer.close)
     await remote.disconnect()

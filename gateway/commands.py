@@ -256,7 +256,7 @@ def _serve(settings: Settings) -> int:
         client = Client(engine, settings.engine.limits, auto_truncate=settings.engine.auto_truncate)
         lifecycle = Lifecycle(client, metrics)
         app = create_app(settings, client, lifecycle, metrics, traced=None if tracer is None else tracer.around)
-        serving = _run(settings, app, listener, lifecycle, tls)
+        serving = _run(settings, app, listener, lifecycle, tls=tls, on_cut=metrics.cut)
         code = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
     if tracer is not None:
         tracer.close()
@@ -266,11 +266,17 @@ def _serve(settings: Settings) -> int:
 
 
 async def _run(
-    settings: Settings, app: FastAPI, listener: socket.socket, lifecycle: Lifecycle, tls: ssl.SSLContext | None
+    settings: Settings,
+    app: FastAPI,
+    listener: socket.socket,
+    lifecycle: Lifecycle,
+    *,
+    tls: ssl.SSLContext | None,
+    on_cut: Callable[[str], None],
 ) -> int:
     http = settings.http
     if http.grpc_port is None:
-        return await server.run(app, listener, http, settings.drain, lifecycle, tls=tls)
+        return await server.run(app, listener, http, settings.drain, lifecycle, tls=tls, on_cut=on_cut)
     from gateway.rpc import Rpc  # noqa: PLC0415 - gRPC takes 25 MB, and starts threads
 
     rpc = Rpc(app, http, settings.deadlines)
@@ -279,7 +285,7 @@ async def _run(
     except OSError as err:
         return _refuse(f"cannot listen on {http.host}:{http.grpc_port}: {err}; choose another --grpc-port")
     _log.info("gRPC on %s", server.url(http.host, port).removeprefix("http://"))
-    return await server.run(app, listener, http, settings.drain, lifecycle, tls=tls, rpc=rpc)
+    return await server.run(app, listener, http, settings.drain, lifecycle, tls=tls, rpc=rpc, on_cut=on_cut)
 
 
 def _serve_in_several(settings: Settings, listener: socket.socket) -> int:

@@ -52,6 +52,10 @@ class HttpConfig:
     max_body_bytes: int = 8 * 1024 * 1024
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
+    send_timeout_s: float = 30.0
+    max_connections: int = 8192
+    max_connections_per_address: int = 2048  # a proxy's many callers have one
+    connection_age_s: float = 300.0
     allow_anonymous: bool = False
     max_priority: int = 0
     url_prefix: str = "/infinity"

@@ -19,6 +19,7 @@ from gateway.kserve_forms import OPERATIONS, IndexBody, Live, ModelReady, Models
 from gateway.kserve_forms import ErrorAnswer as ErrorAnswer  # noqa: PLC0414 - part of what a dialect gives
 from gateway.model_card import VERSION, metadata
 from gateway.question import Question, read_question, tensors_of
+from gateway.tally import check_values
 from gateway.telemetry import exchange_of, server_timing
 from gateway.tensors import draw_tensors
 from gateway.v2 import NO_LOADING, NO_MEMORY, NO_SETTINGS, V2
@@ -31,6 +32,7 @@ SCHEMAS = OPERATIONS
 STATUSES: Final = (400, 404, 413, 415, 429, 500, 503, 504)
 PREFIXES: Final = ("/v2",)
 
+_COPIES: Final = 3  # of each token: its id, its mask, its type
 _NO_GENERATION: Final = "no model here generates text"
 UNSUPPORTED: Final = {
     "/v2/repository/models/{model}/load": NO_LOADING,
@@ -77,7 +79,9 @@ class KServe:
         model = self._model(request)
 
         async def read() -> Question:
-            return read_question(await read_frame(request, self._v2.most_bytes), model)
+            frame = await read_frame(request, self._v2.most_bytes)
+            check_values(frame.head, self._v2.limits, copies=_COPIES)
+            return read_question(frame, model)
 
         async def draw(made: Answer[Any], question: Question) -> Response:
             return await _answer(request, made, question, model)

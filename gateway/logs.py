@@ -28,7 +28,7 @@ def start(log: LogConfig, out: TextIO = sys.stderr) -> None:
     lines = Lines(out)
     lines.setFormatter(formatter(log.format))
     logging.basicConfig(level=log.level.upper(), handlers=[lines])
-    logging.getLogger("uvicorn").setLevel("WARNING")
+    logging.getLogger("uvicorn").setLevel("ERROR")  # it warns of every connection that is not HTTP
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them
 
 

@@ -176,6 +176,7 @@ MAYBE_PORT = Kind(
     lambda port: "off" if port is None else str(port),
 )
 TOKENS = _whole(" of tokens", 0, 1 << 40)
+CONNECTIONS = _whole("", 1, 1 << 20)
 SECONDS = _time("seconds", 1, 0.001)
 MILLISECONDS = _time("ms", 1000, 0.001)
 SHARE = Kind(
@@ -259,6 +260,15 @@ KEYS = (
     Key("console", "http.console", _words("auto", "on", "off"), "Page at /console; auto: only on a loopback address"),
     Key("header-timeout", "http.header_timeout_s", SECONDS, "How long a call's head may take to arrive"),
     Key("body-timeout", "http.body_timeout_s", SECONDS, "How long a call's body may take to arrive"),
+    Key("send-timeout", "http.send_timeout_s", SECONDS, "How long an answer may lie unread, plus 1 s for 256 KiB"),
+    Key("max-connections", "http.max_connections", CONNECTIONS, "Connections in all; more get 503"),
+    Key(
+        "max-connections-per-address",
+        "http.max_connections_per_address",
+        CONNECTIONS,
+        "Connections from one address, of IPv6 from one /64; more get 429",
+    ),
+    Key("connection-age", "http.connection_age_s", SECONDS, "Age, more or less a quarter, at which a connection ends"),
     Key("latency-target-ms", "engine.limits.latency_target_s", MILLISECONDS, "Latency that callers should see"),
     Key("batch-share", "engine.limits.batch_share", SHARE, "Part of the latency target that a batch may take"),
     Key("default-timeout-ms", "deadlines.default_timeout_s", MILLISECONDS, "Timeout of a call that names none"),

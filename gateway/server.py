@@ -1,5 +1,5 @@
 """
-uvicorn, with what it lacks: deadlines for receiving, a limit on headers, and a drain that loses nothing.
+uvicorn, with what it lacks: connections that are guarded, and a drain that loses nothing.
 
 A first SIGTERM or SIGINT drains, a second one ends the process at once.
 """
@@ -10,18 +10,21 @@ import gc
 import logging
 import math
 import os
-import re
+import resource
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.census import Census
 from gateway.config import DrainConfig, HttpConfig
+from gateway.connection import guarded, sweep
 from gateway.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
@@ -30,12 +33,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S: Final = 75  # longer than common proxies keep theirs, so that the proxy closes first
-_LINGER_S: Final = 0.2  # an idle connection stays so long at shutdown, for a call already on its way
-_MAX_HEAD_BYTES: Final = 65536
-_FRAMING: Final = 6  # bytes on the wire for each of a body sent in chunks of one: more is not for the body's sake
-_UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
-_HEAD_TOO_LARGE: Final = b"431 Request Header Fields Too Large"
-_TOO_LARGE: Final = b"413 Content Too Large"
+_OTHER_FILES: Final = 256  # beside connections: the model's, the log, threads' own
+_TICKS_A_SWEEP: Final = 10  # of 0.1 s, uvicorn's own
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -68,14 +67,15 @@ async def run(
     tls: ssl.SSLContext | None,
     signals: "Signals | None" = None,
     rpc: "Rpc | None" = None,
+    on_cut: Callable[[str], None] = lambda code: None,
 ) -> int:
     """
     Serve until a signal, drain, and return the exit code; raises CannotServe if a model cannot be loaded.
 
-    Over TLS if there is a context for it.
+    Over TLS if there is a context for it. `on_cut` is told the code of every connection that is cut.
     """
     signals = signals or Signals()
-    server = _Server(_uvicorn_config(app, http, drain, tls))
+    server = _Server(_uvicorn_config(app, _allowed(http), drain, tls, on_cut))
     serving = asyncio.create_task(server.serve([listener]))
     starting = asyncio.create_task(lifecycle.start())
     stopping = asyncio.create_task(signals.first.wait())
@@ -162,21 +162,37 @@ class Signals:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: ours drain first."""
+    """uvicorn without its signal handlers, for ours drain first, and with an eye on who does not read."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is to be done ten times a second."""
+        if counter % _TICKS_A_SWEEP == 0:
+            sweep(list(self.server_state.connections), time.monotonic())  # type: ignore[arg-type]
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _uvicorn_config(app: ASGIApp, http: HttpConfig, drain: DrainConfig, tls: ssl.SSLContext | None) -> uvicorn.Config:
-    class Protocol(_DeadlineProtocol):
-        header_timeout_s = http.header_timeout_s
-        body_timeout_s = http.body_timeout_s
+def _allowed(http: HttpConfig) -> HttpConfig:
+    """Ask the system for as many open files as connections need, and take no more than it gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = http.max_connections + _OTHER_FILES
+    files = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, files), hard))
+    room = max(1, files - _OTHER_FILES)
+    if room < http.max_connections:
+        _log.warning("at most %d connections: the system allows %d open files", room, hard)
+    return replace(http, max_connections=room)
 
+
+def _uvicorn_config(
+    app: ASGIApp, http: HttpConfig, drain: DrainConfig, tls: ssl.SSLContext | None, on_cut: Callable[[str], None]
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=guarded(http, Census(http.max_connections, http.max_connections_per_address), on_cut),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -187,106 +203,3 @@ def _uvicorn_config(app: ASGIApp, http: HttpConfig, drain: DrainConfig, tls: ssl
         ssl_context_factory=None if tls is None else lambda config, default: tls,
         timeout_graceful_shutdown=math.ceil(drain.drain_timeout_s) + 1,
     )
-
-
-class _DeadlineProtocol(HttpToolsProtocol):
-    """
-    A connection that must send its headers, then its body, in time.
-
-    uvicorn waits for ever for both, and resets its keep-alive timer at every byte. Chunk extensions and trailers count
-    against the head's limit. A caller that shuts down its sending side counts as gone, for one that closes its socket
-    looks the same, and its work must leave the queue.
-    """
-
-    header_timeout_s: float
-    body_timeout_s: float
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._timer: asyncio.TimerHandle | None = None
-        self._head_bytes: int | None = None  # None: not within a head
-        self._beside_bytes = 0  # what came with a body and is neither it nor the framing of its chunks
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._expect_nothing()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._timer is None:
-            self._expect_head()
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
-            data = _without_upgrade(data)
-        else:
-            self._beside_bytes += len(data)
-        super().data_received(data)
-        if self._head_bytes is not None and self._head_bytes > _MAX_HEAD_BYTES:
-            self._cut(_HEAD_TOO_LARGE)
-        elif self._beside_bytes > _MAX_HEAD_BYTES:
-            self._cut(_TOO_LARGE)
-
-    def on_headers_complete(self) -> None:
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > _MAX_HEAD_BYTES:
-            self._cut(_HEAD_TOO_LARGE)
-            raise ValueError("the head is too large")  # the parser stops here
-        self._expect(self.body_timeout_s)
-        self._head_bytes = None
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._beside_bytes -= _FRAMING * len(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._expect_nothing()
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed, unless that was done."""
-        if not self.transport.is_closing():
-            super().send_400_response(msg)
-
-    def shutdown(self) -> None:
-        """Close when idle, but not before a call that is already on its way could be read."""
-        if self.cycle is None or self.cycle.response_complete:
-            self.loop.call_later(_LINGER_S, super().shutdown)
-        else:
-            super().shutdown()
-
-    def _expect_head(self) -> None:
-        self._expect(self.header_timeout_s)
-        self._head_bytes = 0
-
-    def _expect(self, within_s: float) -> None:
-        self._expect_nothing()
-        self._timer = self.loop.call_later(within_s, self._cut, b"408 Request Timeout")
-
-    def _expect_nothing(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._head_bytes = None
-        self._beside_bytes = 0
-
-    def _cut(self, status: bytes) -> None:
-        self._expect_nothing()
-        if self.transport.is_closing():
-            return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-        self.transport.close()
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """
-    Overhear an offer to leave HTTP/1.1, which declines it: the parser would drop the body behind it.
-
-    Java's own client offers HTTP/2 with the first call on every connection.
-    """
-    end = data.find(b"\r\n\r\n")
-    offer = _UPGRADE.search(data, 0, len(data) if end < 0 else end)
-    return data if offer is None else data[: offer.start()] + b"\r\nx-upgrade:" + data[offer.end() :]

@@ -5,7 +5,6 @@ Texts that are too long are cut unless the body says `"truncate": false`. Unlike
 `model` may say which model is meant.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -44,7 +43,6 @@ from inference import (
     Ability,
     Answer,
     Classify,
-    DeadlineExceeded,
     Embed,
     Inputs,
     InvalidRequest,
@@ -67,6 +65,7 @@ PREFIXES = ("/embed",)
 
 _NESTED: Final = below("inputs", "source_sentence") | below("parameters", "prompt_name")
 _LEFT: Final = ("left", "Left")
+_MOST_SHOWN: Final = 65_536  # characters, or token ids: each becomes an object of its own
 _KINDS: Final = {
     "empty": (400, "Empty"),
     "invalid_request": (422, "Validation"),
@@ -221,6 +220,7 @@ class TEI:
         texts = [body.inputs] if isinstance(body.inputs, str) else self._few(_some(body.inputs, "inputs"), "inputs")
         model, special = self._door.model_for(request, body.model, None), body.add_special_tokens
         prompted = [_prompt(model, body.prompt_name) + text for text in texts]
+        _refuse_many(sum(map(len, prompted)), "characters", "inputs")
         rows = await self._aside(request, model, partial(self._door.client.tokenize, special=special), prompted)
         tokens = [
             [SimpleToken(id=t.id, text=t.text, special=t.special, start=t.start, stop=t.end) for t in row]
@@ -234,6 +234,7 @@ class TEI:
         ids = read_inputs(_some(body.ids, "ids"), "ids")
         model = self._door.model_for(request, body.model, None)
         lists = [each for each in self._few(ids.items, "ids") if not isinstance(each, str)]
+        _refuse_many(sum(map(len, lists)), "token ids", "ids")
         _check_known(lists, ids, model)
         decode = partial(self._door.client.decode, skip_special=body.skip_special_tokens)
         texts = await self._aside(request, model, decode, lists)
@@ -242,8 +243,7 @@ class TEI:
     async def info(self, request: Request) -> Response:
         """GET /info."""
         model = self._door.model_for(request, next(iter(self._door.models(request)), None), None)
-        info = describe_model(model, self._door.limits)
-        return Response(msgspec.json.encode(info), media_type="application/json")
+        return Response(msgspec.json.encode(describe_model(model, self._door.limits)), media_type="application/json")
 
     async def health(self, request: Request) -> Response:
         """GET /health: as /readyz."""
@@ -254,12 +254,9 @@ class TEI:
     async def _aside(
         self, request: Request, model: "ServedModel", work: Callable[[str, Any], list[Any]], told: Sequence[Any]
     ) -> list[Any]:
-        """Have the model's tokenizer work in a thread, as long as the caller waits: nobody knows how much it is."""
-        try:
-            async with asyncio.timeout(self._door.terms(request, model.task, model.name, "none").timeout_s):
-                return await asyncio.to_thread(work, model.name, told)
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed while the tokenizer worked") from None
+        """Have the model's tokenizer work in a thread, if the caller may use it: nobody knows how much it is."""
+        self._door.terms(request, model.task, model.name, "none")
+        return await self._door.aside(request, lambda: work(model.name, told))
 
     def _terms(self, request: Request, ability: Ability, cut: Cut) -> Terms:
         """Say on which terms a call runs; a task that the model does not have is a fault of the server's, here."""
@@ -301,6 +298,11 @@ class TEI:
             "x-queue-time": queue,
             "x-inference-time": device,
         }
+
+
+def _refuse_many(count: int, of: str, field: str) -> None:
+    if count > _MOST_SHOWN:
+        raise InvalidRequest(f"has {count} {of} in all, at most {_MOST_SHOWN} are taken in one call", field)
 
 
 def _some(told: Any, field: str) -> Any:

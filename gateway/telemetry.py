@@ -144,6 +144,7 @@ class Metrics:
         self.refusals = counter("refusals", "Calls that were not run", "reason")
         self.callers = counter("caller_requests", "Calls answered, by the key's caller", "caller", "outcome")
         self.spent = counter("caller_tokens", "Real tokens of answered calls", "caller")
+        self.cuts = counter("cut_connections", "Connections that were cut, by the code they were told", "code")
         self.in_flight = 0
         gauge("in_flight", "HTTP exchanges in progress").set_function(lambda: self.in_flight)
         self.request_s = histogram("request_seconds", "Of answers: from first byte read", seconds, "route", "model")
@@ -180,6 +181,10 @@ class Metrics:
     def limits_shared(self, there: bool) -> None:
         """Record whether Redis counts callers' limits, or each replica for itself."""
         self.shared.set(there)
+
+    def cut(self, code: str) -> None:
+        """Count a connection that was cut."""
+        self.cuts.labels(code).inc()
 
     def tokenised(self, model: str, seconds: float) -> None:
         """Record how long a call's texts took to become tokens."""

@@ -18,7 +18,7 @@ from gateway.model_card import VERSION, config, statistics
 from gateway.question import Question, ask
 from gateway.renamed import below, renamed
 from gateway.telemetry import Metrics, exchange_of
-from inference import Answer, Terms, UnknownModel
+from inference import Answer, Limits, Terms, UnknownModel
 
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
@@ -63,6 +63,11 @@ class V2:
     def most_bytes(self) -> int:
         """How large the body of a call may be."""
         return self._settings.http.max_body_bytes
+
+    @property
+    def limits(self) -> Limits:
+        """What the engine takes at most."""
+        return self._door.limits
 
     def models(self, request: Request) -> list[str]:
         """Return the names of the served models that the caller may use."""

@@ -1,6 +1,6 @@
 """A checkpoint's weights on a device, in the class that its task needs."""
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,7 @@ from inference.checkpoint import Checkpoint, Dense
 from inference.device import Device, model_edge
 from inference.errors import CannotServe, InferenceError
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 _UNUSED: Final = ("pooler.",)  # no part of the hidden states
 
 
@@ -36,7 +37,7 @@ def load_weights(checkpoint: Checkpoint, device: Device, dtype: torch.dtype) -> 
                 local_files_only=True,
                 output_loading_info=True,
             )
-            model = model.eval().to(device.place)
+            model = owned(model.eval().to(device.place))
     except InferenceError as err:
         raise CannotServe(f"model {checkpoint.name}: {err}") from err
     unused = _UNUSED if checkpoint.task == "embed" else ()
@@ -52,7 +53,15 @@ def load_weights(checkpoint: Checkpoint, device: Device, dtype: torch.dtype) -> 
 def load_dense(checkpoint: Checkpoint, device: Device) -> torch.nn.Sequential:
     """Load the layers behind the pooling, in float32; none is the identity. Raises CannotServe."""
     layers = [_layer(checkpoint.name, dense) for dense in checkpoint.dense]
-    return torch.nn.Sequential(*layers).eval().to(device.place)
+    return owned(torch.nn.Sequential(*layers).eval().to(device.place))
+
+
+def owned(model: Model) -> Model:
+    """Copy what still lies in the files: one that is written over would change answers, one cut off end the process."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    return model
 
 
 def _layer(name: str, dense: Dense) -> torch.nn.Sequential:

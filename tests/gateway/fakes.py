@@ -329,7 +329,10 @@ async def serving(
     rpc = Rpc(subject.app, http, subject.settings.deadlines) if http.grpc_port is not None else None
     if rpc is not None:
         address = replace(address, grpc_port=await rpc.start())
-    run = asyncio.create_task(server.run(subject.app, listener, http, drain, subject.lifecycle, tls=tls, rpc=rpc))
+    serve = server.run(
+        subject.app, listener, http, drain, subject.lifecycle, tls=tls, rpc=rpc, on_cut=subject.metrics.cut
+    )
+    run = asyncio.create_task(serve)
     await subject.engine.started.wait()
     try:
         yield address, run
@@ -357,17 +360,18 @@ class Address:
     port: int
     grpc_port: int = 0
 
-    async def connect(self) -> "Connection":
-        """Open a connection."""
-        return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+    async def connect(self, source: str = "127.0.0.1") -> "Connection":
+        """Open a connection, from an address of this machine."""
+        return Connection(*await asyncio.open_connection("127.0.0.1", self.port, local_addr=(source, 0)))
 
     async def answer(self, raw: bytes) -> bytes:
         """Send bytes, say that no more will come, and return all that comes back."""
         connection = await self.connect()
         connection.writer.write(raw)
-        answer = await connection.reader.read()
-        connection.close()
-        return answer
+        try:
+            return await connection.reader.read()
+        finally:
+            connection.close()
 
 
 @dataclass(frozen=True)

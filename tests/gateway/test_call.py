@@ -1,10 +1,14 @@
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from starlette.requests import Request
 
+from gateway.call import Door
 from gateway.config import DeadlineConfig, Settings
+from inference import DeadlineExceeded
 from tests.fakes import FakeClock
 from tests.gateway.fakes import FakeEngine, Gateway, ready
 
@@ -201,3 +205,35 @@ class Exchange:
     async def _send(self, message: dict[str, object]) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+
+
+def request(timeout_ms: int) -> Request:
+    return Request({"type": "http", "headers": [(b"x-request-timeout-ms", b"%d" % timeout_ms)]})
+
+
+async def test_what_runs_beside_the_device_runs_one_by_one_and_ends_at_its_deadline() -> None:
+    ran, may_end = [], threading.Event()
+    async with ready() as subject:
+        door = Door(subject.client, subject.settings, subject.metrics)
+
+        with pytest.raises(DeadlineExceeded):
+            await door.aside(request(5), lambda: may_end.wait(30))
+        with pytest.raises(DeadlineExceeded):
+            await door.aside(request(5), lambda: ran.append("too late"))
+        may_end.set()
+        made = await door.aside(request(10_000), lambda: "made")
+
+    assert made == "made"
+    assert ran == []
+
+
+async def test_a_body_of_a_million_lists_is_refused_before_anything_is_made_of_it() -> None:
+    many = b'{"input": [' + b"[]," * 1_000_000 + b"1]}"
+    async with ready() as subject:
+        answers = [
+            await subject.http.post(path, content=many)
+            for path in ("/v1/embeddings", "/rerank", "/v2/models/tiny/infer", "/models/tiny")
+        ]
+
+    assert [answer.status_code for answer in answers] == [400] * 4
+    assert all("lists and objects" in answer.text for answer in answers)

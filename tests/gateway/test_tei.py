@@ -1,7 +1,4 @@
-import asyncio
 import base64
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -234,15 +231,10 @@ async def test_token_ids_that_the_model_does_not_have_are_not_written() -> None:
 
 @pytest.mark.parametrize("path", ["/tokenize", "/decode"])
 async def test_the_tokenizer_has_as_long_as_the_caller_waits(path: str) -> None:
-    """Every thread there is for such work is held."""
-    body = {"inputs": "w0"} if path == "/tokenize" else {"ids": [W0]}
-    release = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        async with ready() as subject:
-            asyncio.get_running_loop().set_default_executor(pool)
-            pool.submit(release.wait, 30)
-            answer = await subject.http.post(path, json=body, headers={"x-request-timeout-ms": "20"})
-            release.set()
+    """Such work is far longer than a millisecond."""
+    body = {"inputs": "w0 " * 20_000} if path == "/tokenize" else {"ids": [W0] * 20_000}
+    async with ready() as subject:
+        answer = await subject.http.post(path, json=body, headers={"x-request-timeout-ms": "1"})
 
     assert (answer.status_code, answer.json()["error_type"]) == (504, "Overloaded")
 
@@ -423,3 +415,14 @@ async def test_what_is_not_json_is_400_and_too_much_is_413() -> None:
 
     assert [answer.status_code for answer in (broken, large, other)] == [400, 413, 415]
     assert {answer.json()["error_type"] for answer in (broken, large, other)} == {"Validation"}
+
+
+async def test_what_is_shown_has_a_limit_for_each_token_becomes_an_object() -> None:
+    async with ready() as subject:
+        answers = [
+            await subject.post("/tokenize", inputs=["x" * 60_000, "x" * 6_000]),
+            await subject.post("/decode", ids=[[W0] * 60_000, [W0] * 6_000]),
+        ]
+
+    assert [answer.status_code for answer in answers] == [422, 422]
+    assert ["65536" in answer.json()["error"] for answer in answers] == [True, True]
