@@ -111,12 +111,12 @@ class _InstantEngine(Engine):
             call = Call([Request(DEFAULT_MODEL.name, tokens)], self._clock() + 2 * _FOR_EVER_S)
             self._occupied = asyncio.get_running_loop().create_task(self.submit(call))
 
-    def abandon(self) -> int:
-        """Let the batch end."""
+    async def drained(self) -> None:
+        """Let the batch that never ends end, and what it was for."""
         self._runtime.gate.set()
         if self._occupied is not None:
             self._occupied.cancel()
-        return super().abandon()
+        await super().drained()
 
 
 def _served(tokenizer: TokenizerFile) -> ServedModel:

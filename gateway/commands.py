@@ -277,7 +277,7 @@ async def _run(
     http = settings.http
     if http.grpc_port is None:
         return await server.run(app, listener, http, settings.drain, lifecycle, tls=tls, on_cut=on_cut)
-    from gateway.rpc import Rpc  # noqa: PLC0415 - gRPC takes 25 MB, and starts threads
+    from gateway.rpc import Rpc  # noqa: PLC0415 - gRPC takes some 20 MB, and starts threads
 
     rpc = Rpc(app, http, settings.deadlines)
     try:
