@@ -82,11 +82,10 @@ class Door:
     def model_for(self, request: Request, name: str | None, ability: Ability | None) -> "ServedModel":
         """Return the model that is meant, if the caller may use it; raises InvalidRequest and HttpFault."""
         who = exchange_of(request.scope).caller
-        if who is not None and name is not None:
-            _check_model(who, name)  # whether it is served or not: a 404 would say which ones are
+        if name is not None:
+            check_model(who, name)  # whether it is served or not: a 404 would say which ones are
         model = self.client.model_for(name, ability)
-        if who is not None:
-            _check_model(who, model.name)
+        check_model(who, model.name)
         return model
 
     def models(self, request: Request) -> "Mapping[str, ServedModel]":
@@ -245,8 +244,9 @@ def caller(request: Request) -> str:
     return network(told[0]) if told else ""
 
 
-def _check_model(who: Caller, name: str) -> None:
-    if not who.may_use(name):
+def check_model(who: Caller | None, name: str) -> None:
+    """Raise HttpFault where a caller may not use a model of this name, served or not."""
+    if who is not None and not who.may_use(name):
         raise HttpFault(403, "forbidden", f"this key may not use the model {name!r}", "model")
 
 

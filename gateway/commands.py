@@ -260,7 +260,7 @@ def _serve(settings: Settings) -> int:
         code = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(serving)
     if tracer is not None:
         tracer.close()
-    if lifecycle.state == "starting" or not lifecycle.healthy:
+    if lifecycle.loading or not lifecycle.healthy:
         os._exit(code)  # a thread that loads weights, or is stuck in the device, cannot be interrupted
     return code
 

@@ -16,8 +16,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.options import BOOLEAN, BY_NAME, FLAGS, KEYS, TOML_KEYS, VARIABLES, Key
-from inference import DEFAULT_MODEL, EngineConfig, ForModel
+from gateway.options import BOOLEAN, BY_NAME, FLAGS, KEYS, TOML_KEYS, VARIABLES, Key, unclear
+from inference import DEFAULT_MODEL, EngineConfig
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -343,20 +343,20 @@ def _clashes(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
         yield ("tls-cert", "tls-key"), "a certificate and its key go together", "name both"
     if settings.tls.client_ca is not None and settings.tls.cert is None:
         yield ("tls-client-ca", "tls-cert"), "callers show certificates over TLS only", "name a certificate and its key"
+    yield from _of_control(settings, keyed=keyed)
     names = [model.name for model in models] or [DEFAULT_MODEL.name]
     if len(set(names)) < len(names):
         yield ("model",), "two models of one name", "give one another name, NAME=..."
     for key, told in (("task", settings.engine.tasks), ("golden", settings.engine.goldens)):
-        yield from (((key, "model"), *found) for found in _unclear(names, told))
+        yield from (((key, "model"), *found) for found in unclear(names, told))
 
 
-def _unclear(names: Sequence[str], all_told: Sequence[ForModel[object]]) -> Iterator[tuple[str, str]]:
-    """What is told about no served model, or not clearly about one, and the fix."""
-    for told in all_told:
-        if told.model is None and len(names) > 1:
-            yield "there are several models", f"say which is meant, {names[0]}=..."
-        if told.model is not None and told.model not in names:
-            yield f"no model {told.model} is served", f"name one of {', '.join(names)}"
-    meant = [told.model or names[0] for told in all_told]
-    if len(set(meant)) < len(meant):
-        yield "one model is told twice", "keep one of them"
+def _of_control(settings: Settings, *, keyed: bool) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    http, control = settings.http, settings.engine.control
+    if control.mode == "explicit" and not keyed and not LOOPBACK.fullmatch(http.host):
+        problem = "anyone who reaches the address could change the models"
+        yield ("model-control", "host", "keys"), problem, "add --keys FILE, or keep 127.0.0.1, or --model-control none"
+    if control.mode == "explicit" and http.workers:
+        yield ("model-control", "http-workers"), "HTTP processes would not learn of it", "leave one of them out"
+    if control.root is not None and control.mode == "none":
+        yield ("model-root", "model-control"), "nothing can be loaded from it", "add --model-control explicit"

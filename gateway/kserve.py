@@ -15,28 +15,37 @@ from starlette.routing import Route
 from gateway.call import Endpoint, answering, parse, read_body
 from gateway.errors import Fault, HttpFault
 from gateway.frames import LENGTH_HEADER, asked_coding, compressed, read_frame
-from gateway.kserve_forms import OPERATIONS, IndexBody, Live, ModelReady, Models, Ready
+from gateway.kserve_forms import (
+    OPERATIONS,
+    IndexBody,
+    Live,
+    LoadBody,
+    Loaded,
+    ModelReady,
+    Models,
+    Ready,
+    UnloadBody,
+)
 from gateway.kserve_forms import ErrorAnswer as ErrorAnswer  # noqa: PLC0414 - part of what a dialect gives
-from gateway.model_card import VERSION, metadata
+from gateway.model_card import metadata
 from gateway.question import Question, read_question, tensors_of
 from gateway.tally import check_values
 from gateway.telemetry import exchange_of, server_timing
 from gateway.tensors import draw_tensors
-from gateway.v2 import NO_LOADING, NO_MEMORY, NO_SETTINGS, V2
+from gateway.v2 import NO_MEMORY, NO_SETTINGS, V2
 from inference import Answer
 
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
 
 SCHEMAS = OPERATIONS
-STATUSES: Final = (400, 404, 413, 415, 429, 500, 503, 504)
+STATUSES: Final = (400, 403, 404, 413, 415, 429, 500, 503, 504)
 PREFIXES: Final = ("/v2",)
 
 _COPIES: Final = 3  # of each token: its id, its mask, its type
+_MOST_TOLD: Final = 64 * 1024  # bytes of a call to the repository
 _NO_GENERATION: Final = "no model here generates text"
 UNSUPPORTED: Final = {
-    "/v2/repository/models/{model}/load": NO_LOADING,
-    "/v2/repository/models/{model}/unload": NO_LOADING,
     "/v2/systemsharedmemory/{rest:path}": NO_MEMORY,
     "/v2/cudasharedmemory/{rest:path}": NO_MEMORY,
     "/v2/trace/setting": NO_SETTINGS,
@@ -46,6 +55,8 @@ UNSUPPORTED: Final = {
     "/v2/models/{model}/generate_stream": _NO_GENERATION,
 }
 _INDEX: Final = msgspec.json.Decoder(IndexBody)
+_LOAD: Final = msgspec.json.Decoder(LoadBody)
+_UNLOAD: Final = msgspec.json.Decoder(UnloadBody)
 
 
 def render(fault: Fault) -> Response:
@@ -67,8 +78,10 @@ class KServe:
         below |= {"/config": self.config, "/stats": self.stats}
         flat = {"/v2": self.server, "/v2/health/live": self.live, "/v2/health/ready": self.ready}
         flat |= {"/v2/models": self.models, "/v2/models/stats": self.all_stats, "/v2/repository/index": self.index}
+        change = {"/load": self.load, "/unload": self.unload}
         return [
             *(_route(path, endpoint) for path, endpoint in flat.items()),
+            *(_route(f"/v2/repository/models/{{model}}{end}", each) for end, each in change.items()),
             *(_route(f"/v2/models/{{model}}{end}", endpoint) for end, endpoint in below.items()),
             *(_route(f"/v2/models/{{model}}/versions/{{version}}{end}", each) for end, each in below.items()),
             *(_refusal(path, message) for path, message in UNSUPPORTED.items()),
@@ -76,17 +89,18 @@ class KServe:
 
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/{model}/infer."""
-        model = self._model(request)
+        name = self._model(request).name
 
-        async def read() -> Question:
+        async def read() -> tuple[Question, "ServedModel"]:
             frame = await read_frame(request, self._v2.most_bytes)
             check_values(frame.head, self._v2.limits, copies=_COPIES)
-            return read_question(frame, model)
+            model = self._model(request)  # which may have been replaced while the body came
+            return read_question(frame, model), model
 
-        async def draw(made: Answer[Any], question: Question) -> Response:
+        async def draw(made: Answer[Any], question: Question, model: "ServedModel") -> Response:
             return await _answer(request, made, question, model)
 
-        return await self._v2.infer(request, model, read, draw)
+        return await self._v2.infer(request, name, read, draw)
 
     async def server(self, request: Request) -> Response:
         """GET /v2."""
@@ -106,7 +120,7 @@ class KServe:
 
     async def models(self, request: Request) -> Response:
         """GET /v2/models."""
-        return _json(Models(models=self._v2.models(request)))
+        return _json(Models(models=list(self._v2.models(request))))
 
     async def model(self, request: Request) -> Response:
         """GET /v2/models/{model}."""
@@ -123,26 +137,45 @@ class KServe:
 
     async def stats(self, request: Request) -> Response:
         """GET /v2/models/{model}/stats."""
-        return _json(self._v2.statistics([self._model(request).name]))
+        return _json(self._v2.statistics([self._model(request)]))
 
     async def all_stats(self, request: Request) -> Response:
         """GET /v2/models/stats."""
-        return _json(self._v2.statistics(self._v2.models(request)))
+        return _json(self._v2.statistics(self._v2.models(request).values()))
 
     async def index(self, request: Request) -> Response:
         """POST /v2/repository/index; the body may be empty."""
-        body = await read_body(request, self._v2.most_bytes)
-        parse(_INDEX, body or b"{}")
-        return _json(self._v2.index(request))
+        only = parse(_INDEX, await self._body(request)).ready
+        return _json(await self._v2.index(request, only_ready=only))
+
+    async def load(self, request: Request) -> Response:
+        """POST /v2/repository/models/{model}/load; the body may be empty."""
+        told = parse(_LOAD, await self._body(request)).parameters or {}
+        strange = next((name for name in told if name != "source"), None)
+        if strange is not None:
+            message = "is not taken: say parameters.source, or nothing to load it from where it came last"
+            raise HttpFault(400, "invalid_request", message, f"parameters[{strange!r}]"[:100])
+        state = await self._v2.control.load(request, request.path_params["model"], told.get("source"))
+        return _json(Loaded(name=state.name, load=True, version=str(state.version)))
+
+    async def unload(self, request: Request) -> Response:
+        """POST /v2/repository/models/{model}/unload; the body may be empty."""
+        parse(_UNLOAD, await self._body(request))
+        state = await self._v2.control.unload(request, request.path_params["model"])
+        return _json(Loaded(name=state.name, load=False, version=str(state.version)))
+
+    async def _body(self, request: Request) -> bytes:
+        """Read a body that may be empty, and is small: nothing counts its values before it is decoded."""
+        return await read_body(request, min(self._v2.most_bytes, _MOST_TOLD)) or b"{}"
 
     def _model(self, request: Request) -> "ServedModel":
         """Return the model that the path names; raises UnknownModel."""
-        return self._v2.model(request, request.path_params["model"], request.path_params.get("version", VERSION))
+        return self._v2.model(request, request.path_params["model"], request.path_params.get("version", ""))
 
 
 async def _answer(request: Request, made: Answer[Any], question: Question, model: "ServedModel") -> Response:
     """Draw an answer in the form and the coding that it is asked for."""
-    head = {"model_name": model.name, "model_version": VERSION}
+    head = {"model_name": model.name, "model_version": str(model.version)}
     head |= {} if question.id is None else {"id": question.id}
     tensors = tensors_of(made, question, model)
     body, parted_at = draw_tensors(head, tensors, [wanted.binary for wanted in question.outputs])

@@ -99,13 +99,39 @@ class IndexBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ready: bool = False
 
 
-class ModelState(msgspec.Struct, kw_only=True):
-    """A model of the repository."""
+class ModelIndex(msgspec.Struct):
+    """A model of the repository; no version: it was never loaded."""
 
     name: str
-    version: str = "1"
-    state: Literal["READY"] = "READY"
-    reason: str = ""
+    version: str
+    state: Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+    reason: str
+
+
+class LoadBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a load takes: `source`, as --model has it behind its name."""
+
+    parameters: dict[str, str] | None = None
+
+
+class UnloadParameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Triton's clients say it always; no model here depends on another."""
+
+    unload_dependents: bool = False
+
+
+class UnloadBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What an unload takes."""
+
+    parameters: UnloadParameters | None = None
+
+
+class Loaded(msgspec.Struct, kw_only=True):
+    """Whether a model is loaded now, and its version, or its last one."""
+
+    name: str
+    load: bool
+    version: str
 
 
 class ServerMetadata(msgspec.Struct, kw_only=True):
@@ -181,6 +207,12 @@ OPERATIONS: dict[str, dict[str, dict[str, Any]]] = {
     **_below_model("/config", {"get": {"summary": "Describe a model as Triton does", "answer": dict[str, Any]}}),
     **_below_model("/stats", {"get": {"summary": "Tell what a model's calls cost", "answer": dict[str, Any]}}),
     "/v2/repository/index": {
-        "post": {"summary": "List the models and their states", "body": IndexBody, "answer": list[ModelState]}
+        "post": {"summary": "List the models and their states", "body": IndexBody, "answer": list[ModelIndex]}
+    },
+    "/v2/repository/models/{model}/load": {
+        "post": {"summary": "Load a model, or replace it", "body": LoadBody, "answer": Loaded}
+    },
+    "/v2/repository/models/{model}/unload": {
+        "post": {"summary": "Unload a model", "body": UnloadBody, "answer": Loaded}
     },
 }

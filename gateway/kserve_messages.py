@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError, Message
 from gateway.call import misfit
 from gateway.errors import HttpFault
 from gateway.kserve_forms import InferBody
-from gateway.model_card import VERSION
 from gateway.open_inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 from gateway.question import Question, question_of, tensors_of
 from gateway.tensors import Tensor, bytes_of, text_of
@@ -68,7 +67,7 @@ def read_question(message: ModelInferRequest, model: "ServedModel") -> Question:
 
 def draw_answer(made: Answer[Any], question: Question, model: "ServedModel") -> ModelInferResponse:
     """Return an answer; its tensors are raw, unless one of them is wanted otherwise: the protocol knows no mixture."""
-    answer = ModelInferResponse(model_name=model.name, model_version=VERSION, id=question.id or "")
+    answer = ModelInferResponse(model_name=model.name, model_version=str(model.version), id=question.id or "")
     raw = all(wanted.binary for wanted in question.outputs)
     for tensor in tensors_of(made, question, model):
         drawn = answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)

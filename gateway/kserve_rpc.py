@@ -5,7 +5,7 @@ What an error is as a gRPC status, `rpc.py` knows; its sentence is the body.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message
 from starlette.requests import Request
@@ -41,6 +41,9 @@ from gateway.question import Question
 from gateway.telemetry import header, server_timing
 from gateway.v2 import NO_LOADING, NO_MEMORY, NO_SETTINGS, V2
 from inference import Answer, UnknownModel
+
+if TYPE_CHECKING:
+    from inference import ServedModel  # its home imports torch
 
 SCHEMAS: Final[Schemas] = {}  # the document is of HTTP; reflection tells what is here
 STATUSES: Final = ()
@@ -88,11 +91,11 @@ class KServeRpc:
             "ModelMetadata": self.model,
             "ModelConfig": self.config,
             "ModelStatistics": self.statistics,
-            "RepositoryIndex": self.index,
         }
         return [
             _route("ModelInfer", self.infer),
             _route("ModelStreamInfer", self.stream, render_in_stream),
+            _route("RepositoryIndex", self.index),
             *(
                 Route(_path(method), answering("probe", self._telling(act), render), methods=["POST"])
                 for method, act in {"ServerLive": self.live, "ServerReady": self.ready}.items()
@@ -146,13 +149,14 @@ class KServeRpc:
     def statistics(self, request: Request, body: bytes) -> Message:
         """Tell what the calls of a model cost, or of all where none is named."""
         asked = read_message(ModelStatisticsRequest, body)
-        names = [self._v2.model(request, asked.name, asked.version).name] if asked.name else self._v2.models(request)
-        return draw_message(ModelStatisticsResponse, self._v2.statistics(names))
+        one = [self._v2.model(request, asked.name, asked.version)] if asked.name else None
+        return draw_message(ModelStatisticsResponse, self._v2.statistics(one or self._v2.models(request).values()))
 
-    def index(self, request: Request, body: bytes) -> Message:
+    async def index(self, request: Request) -> Response:
         """List the models and their states."""
-        read_message(RepositoryIndexRequest, body)
-        return draw_message(RepositoryIndexResponse, {"models": self._v2.index(request)})
+        only = read_message(RepositoryIndexRequest, await self._body(request)).ready
+        models = await self._v2.index(request, only_ready=only)
+        return _answer(draw_message(RepositoryIndexResponse, {"models": models}))
 
     def _telling(self, act: Callable[[Request, bytes], Message]) -> Endpoint:
         async def tell(request: Request) -> Response:
@@ -164,15 +168,15 @@ class KServeRpc:
         message = read_message(ModelInferRequest, await self._body(request))
         model = self._v2.model(request, message.model_name, message.model_version)
 
-        async def read() -> Question:
-            return read_question(message, model)
+        async def read() -> tuple[Question, "ServedModel"]:
+            return read_question(message, model), model
 
-        async def draw(made: Answer[Any], question: Question) -> Response:
+        async def draw(made: Answer[Any], question: Question, model: "ServedModel") -> Response:
             response = _answer(wrapped(draw_answer(made, question, model)))
             response.headers["server-timing"] = server_timing(made.timings)
             return response
 
-        return await self._v2.infer(request, model, read, draw)
+        return await self._v2.infer(request, model.name, read, draw)
 
     async def _body(self, request: Request) -> bytes:
         if header(request.scope, b"content-type") != GRPC:

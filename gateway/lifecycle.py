@@ -39,6 +39,11 @@ class Lifecycle:
         """Whether the device is alive and moving."""
         return self._client.healthy
 
+    @property
+    def loading(self) -> bool:
+        """Whether a thread may be loading a model, which nothing can interrupt."""
+        return self.state == "starting" or self._client.repository.changing
+
     async def start(self) -> None:
         """Load and warm up every model, then be ready; raises CannotServe."""
         await self._client.start()
@@ -51,6 +56,7 @@ class Lifecycle:
     def drain(self) -> None:
         """Tell the probes that this replica is going; calls are still taken and answered."""
         self._state = "draining"
+        self._client.repository.close()
 
     async def device_lost(self) -> None:
         """Wait until a device is lost; only a new process can help then."""

@@ -10,7 +10,6 @@ from gateway.telemetry import Metrics
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
 
-VERSION: Final = "1"
 _PLATFORM: Final = "headrace"
 _TYPES: Final = {"BYTES": "TYPE_STRING", "INT32": "TYPE_INT32", "INT64": "TYPE_INT64", "FP32": "TYPE_FP32"}
 
@@ -20,7 +19,7 @@ def metadata(model: "ServedModel") -> ModelMetadata:
     told = signature(model)
     return ModelMetadata(
         name=model.name,
-        versions=[VERSION],
+        versions=[str(model.version)],
         platform=_PLATFORM,
         inputs=[_tensor(slot) for slot in told.inputs],
         outputs=[_tensor(slot) for slot in told.outputs],
@@ -48,22 +47,26 @@ def config(model: "ServedModel", max_items: int, levels: int, default_level: int
             "priority_levels": levels,
             "default_priority_level": default_level,
         },
-        "parameters": {"task": {"string_value": model.task}, "max_length": {"string_value": str(model.max_length)}},
+        "parameters": {
+            "task": {"string_value": model.task},
+            "max_length": {"string_value": str(model.max_length)},
+            "revision": {"string_value": model.revision or ""},
+        },
     }
 
 
-def statistics(model: str, account: Account, metrics: Metrics) -> dict[str, Any]:
+def statistics(model: "ServedModel", account: Account, metrics: Metrics) -> dict[str, Any]:
     """
     Return what a model has done.
 
     Inferences and executions are the device's, whoever asked; the times are of calls in this protocol.
     """
     return {
-        "name": model,
-        "version": VERSION,
+        "name": model.name,
+        "version": str(model.version),
         "last_inference": account.last_ms,
-        "inference_count": round(metrics.sample("headrace_batch_size_sum", model=model)),
-        "execution_count": round(metrics.sample("headrace_batch_size_count", model=model)),
+        "inference_count": round(metrics.sample("headrace_batch_size_sum", model=model.name)),
+        "execution_count": round(metrics.sample("headrace_batch_size_count", model=model.name)),
         "inference_stats": account.told(),
         "batch_stats": [],
     }

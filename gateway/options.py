@@ -1,7 +1,7 @@
 """The table of settings: what each key is called, takes and means. Knows no source and reads nothing but paths."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -114,8 +114,12 @@ def _show_path(path: Path) -> str:
     return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
-def _model(text: str) -> ModelSource:
-    """What exists on this disk is a folder, whatever its name; `=` and `@` have a meaning elsewhere."""
+def read_source(text: str) -> ModelSource:
+    """
+    Read what --model takes; ValueError: not that.
+
+    What exists on this disk is a folder, whatever its name; `=` and `@` have a meaning elsewhere.
+    """
     name, place = text.split("=", 1) if "=" in text and not exists(text) else ("", text)
     place, revision = expanduser(place), ""
     if not exists(place) and not FOLDER.fullmatch(place):
@@ -142,6 +146,18 @@ def _golden(text: str) -> ForModel[Path]:
     if named and not MODEL_NAME.fullmatch(name):
         raise ValueError(text)
     return ForModel(name or None, _path(place))
+
+
+def unclear(names: Sequence[str], all_told: Sequence[ForModel[object]]) -> Iterator[tuple[str, str]]:
+    """Say what is told about no served model, or not clearly about one, and the fix."""
+    for told in all_told:
+        if told.model is None and len(names) > 1:
+            yield "there are several models", f"say which is meant, {names[0]}=..."
+        if told.model is not None and told.model not in names:
+            yield f"no model {told.model} is served", f"name one of {', '.join(names)}"
+    meant = [told.model or names[0] for told in all_told]
+    if len(set(meant)) < len(meant):
+        yield "one model is told twice", "keep one of them"
 
 
 def _show_told(all_told: Sequence[ForModel[object]]) -> str:
@@ -175,6 +191,7 @@ MAYBE_PORT = Kind(
     (int, str),
     lambda port: "off" if port is None else str(port),
 )
+BYTES = _whole(" of bytes", 0, 1 << 50)
 TOKENS = _whole(" of tokens", 0, 1 << 40)
 CONNECTIONS = _whole("", 1, 1 << 20)
 SECONDS = _time("seconds", 1, 0.001)
@@ -223,7 +240,7 @@ BOOLEAN = Kind("", "true or false", _boolean, (bool,), lambda on: str(on).lower(
 MODEL = Kind(
     "MODEL",
     "`[NAME=]PATH_OR_HUB_ID[@REVISION]`; a hub id alone has a REVISION, a commit of 40 hex digits: branches move",
-    _model,
+    read_source,
     show=lambda models: ", ".join(f"{model.name}={model.location}" for model in models) or "the built-in model",
 )
 TASK = Kind("TASK", f"`[NAME=]TASK`; TASK is one of {', '.join(TASKS)}", _task, show=_show_told)
@@ -234,6 +251,16 @@ KEYS = (
     Key("model", "engine.models", MODEL, "Model to serve, as NAME or the last part of its path; repeatable", many=True),
     Key("task", "engine.tasks", TASK, "What a model is to do, instead of what its files say; repeatable", many=True),
     Key("golden", "engine.goldens", GOLDEN, "Answers a model must give, or it is not served; repeatable", many=True),
+    Key(
+        "model-control", "engine.control.mode", _words("none", "explicit"), "Whether callers may load and unload models"
+    ),
+    Key(
+        "model-root",
+        "engine.control.root",
+        MAYBE_FILE,
+        "Folder of models that callers may load, beside those of --model",
+    ),
+    Key("model-memory-bytes", "engine.control.memory_bytes", BYTES, "All weights together; 0: what is free"),
     Key("host", "http.host", HOST, "Address to listen on; any but a loopback one needs keys or allow-anonymous"),
     Key("port", "http.port", PORT, "Port of the API; 0 takes any free one"),
     Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),

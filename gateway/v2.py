@@ -1,6 +1,6 @@
 """What the Open Inference Protocol V2 does with a call, whether it travels as JSON or as protobuf messages."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,11 +10,12 @@ from starlette.responses import Response
 from gateway import __version__
 from gateway.call import Door
 from gateway.config import Settings
+from gateway.control import ModelControl
 from gateway.errors import HttpFault
-from gateway.kserve_forms import ModelState, Parameters, ServerMetadata
+from gateway.kserve_forms import ModelIndex, Parameters, ServerMetadata
 from gateway.ledger import Ledger
 from gateway.lifecycle import Lifecycle
-from gateway.model_card import VERSION, config, statistics
+from gateway.model_card import config, statistics
 from gateway.question import Question, ask
 from gateway.renamed import below, renamed
 from gateway.telemetry import Metrics, exchange_of
@@ -23,12 +24,12 @@ from inference import Answer, Limits, Terms, UnknownModel
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
 
-Read = Callable[[], Awaitable[Question]]
-Draw = Callable[[Answer[Any], Question], Awaitable[Response]]
+Read = Callable[[], Awaitable["tuple[Question, ServedModel]"]]
+Draw = Callable[[Answer[Any], Question, "ServedModel"], Awaitable[Response]]
 
 NO_MEMORY: Final = "shared memory is not supported: send tensors in the body"
 NO_SETTINGS: Final = "trace and log settings cannot be changed or read here"
-NO_LOADING: Final = "loading and unloading models is not enabled: this server serves what it was started with"
+NO_LOADING: Final = "models are loaded and unloaded over HTTP alone: POST /v2/repository/models/NAME/load or /unload"
 
 _EXTENSIONS: Final = [
     *("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"),
@@ -48,6 +49,7 @@ class V2:
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._ledger = Ledger()
+        self.control = ModelControl(door, settings, metrics)
 
     @property
     def live(self) -> bool:
@@ -69,15 +71,16 @@ class V2:
         """What the engine takes at most."""
         return self._door.limits
 
-    def models(self, request: Request) -> list[str]:
-        """Return the names of the served models that the caller may use."""
-        return list(self._door.models(request))
+    def models(self, request: Request) -> "Mapping[str, ServedModel]":
+        """Return what is served, by name, of that what the caller may use."""
+        return self._door.models(request)
 
     def model(self, request: Request, name: str, version: str = "") -> "ServedModel":
         """Return the model that is meant, the only one where none is named; raises InvalidRequest."""
         model = self._door.model_for(request, name or None, None)
-        if version not in {"", VERSION}:
-            raise UnknownModel(f"{model.name} has no version {version!r}; it has: {VERSION}", "version")
+        known = [each for each in (str(model.version), model.revision) if each]
+        if version and version not in known:
+            raise UnknownModel(f"{model.name} has no version {version!r}; it has: {', '.join(known)}", "version")
         return model
 
     def server(self) -> ServerMetadata:
@@ -89,24 +92,30 @@ class V2:
         most = self._door.highest(request)
         return config(model, self._settings.engine.limits.max_items, most - _LOWEST + 1, most + 1)
 
-    def statistics(self, models: Iterable[str]) -> dict[str, Any]:
+    def statistics(self, models: "Iterable[ServedModel]") -> dict[str, Any]:
         """Tell what the calls of models cost."""
-        return {"model_stats": [statistics(name, self._ledger.account(name), self._metrics) for name in models]}
+        told = [statistics(model, self._ledger.account(model.name), self._metrics) for model in models]
+        return {"model_stats": told}
 
-    def index(self, request: Request) -> list[ModelState]:
-        """List the models and their states."""
-        return [ModelState(name=name) for name in self.models(request)]
+    async def index(self, request: Request, *, only_ready: bool) -> list[ModelIndex]:
+        """List the models that the caller may use, and their states."""
+        states = await self.control.index(request)
+        return [
+            ModelIndex(state.name, str(state.version or ""), state.state, state.reason)
+            for state in states
+            if state.state == "READY" or not only_ready
+        ]
 
-    async def infer(self, request: Request, model: "ServedModel", read: Read, draw: Draw) -> Response:
-        """Run a model on what `read` finds in the call, and draw its answer."""
-        exchange_of(request.scope).model = model.name
-        with self._ledger.call(model.name) as call:
-            question = await read()
+    async def infer(self, request: Request, name: str, read: Read, draw: Draw) -> Response:
+        """Run a model of this name on what `read` finds in the call, and draw its answer."""
+        exchange_of(request.scope).model = name
+        with self._ledger.call(name) as call:
+            question, model = await read()
             terms = self._terms(request, model, question.parameters)
             with renamed(_PARAMETERS):
                 made = await self._door.answer(request, ask(self._door.client, question, terms))
             call.answer(made.timings)
-            return await draw(made, question)
+            return await draw(made, question, model)
 
     def _terms(self, request: Request, model: "ServedModel", parameters: Parameters) -> Terms:
         """Say on which terms a call runs; its parameters go before its headers."""

@@ -29,14 +29,24 @@ if TYPE_CHECKING:
         Terms,
         ZeroShot,
     )
-    from inference.batcher import BatcherStatistics, DeviceStatistics
+    from inference.batcher import BatcherStatistics
     from inference.card import Card, Loaded, read_card
     from inference.checkpoint import Checkpoint, open_checkpoints
     from inference.client import Client
-    from inference.config import DeviceConfig, EngineConfig, ForModel, Limits, ModelSource, default_cache_dir, told_for
+    from inference.config import (
+        ControlConfig,
+        DeviceConfig,
+        EngineConfig,
+        ForModel,
+        Limits,
+        ModelSource,
+        default_cache_dir,
+        told_for,
+    )
     from inference.cost import CostModel
     from inference.demand import Demand, DemandMeter
-    from inference.engine import Engine, Progress
+    from inference.device_thread import DeviceStatistics
+    from inference.engine import Engine
     from inference.errors import (
         CannotServe,
         DeadlineExceeded,
@@ -56,9 +66,11 @@ if TYPE_CHECKING:
     from inference.labels import ranked, sigmoid, softmax
     from inference.lane import Lane
     from inference.line import Line
+    from inference.loading import Progress
     from inference.model import ServedModel
     from inference.profile import Profile
     from inference.remote import RemoteEngine
+    from inference.repository import ModelState
     from inference.request import Dispatched, Report, Shape
     from inference.scheduler import Scheduler
     from inference.spans import Aggregation, Span
@@ -86,10 +98,7 @@ _HOMES = {
         "Terms",
         "ZeroShot",
     ),
-    "batcher": (
-        "BatcherStatistics",
-        "DeviceStatistics",
-    ),
+    "batcher": ("BatcherStatistics",),
     "card": (
         "Card",
         "Loaded",
@@ -101,6 +110,7 @@ _HOMES = {
     ),
     "client": ("Client",),
     "config": (
+        "ControlConfig",
         "DeviceConfig",
         "EngineConfig",
         "ForModel",
@@ -114,10 +124,8 @@ _HOMES = {
         "Demand",
         "DemandMeter",
     ),
-    "engine": (
-        "Engine",
-        "Progress",
-    ),
+    "device_thread": ("DeviceStatistics",),
+    "engine": ("Engine",),
     "errors": (
         "CannotServe",
         "DeadlineExceeded",
@@ -148,9 +156,11 @@ _HOMES = {
     ),
     "lane": ("Lane",),
     "line": ("Line",),
+    "loading": ("Progress",),
     "model": ("ServedModel",),
     "profile": ("Profile",),
     "remote": ("RemoteEngine",),
+    "repository": ("ModelState",),
     "request": (
         "Dispatched",
         "Report",
@@ -189,6 +199,7 @@ __all__ = [
     "Checkpoint",
     "Classify",
     "Client",
+    "ControlConfig",
     "CostModel",
     "DeadlineExceeded",
     "Demand",
@@ -215,6 +226,7 @@ __all__ = [
     "Line",
     "Loaded",
     "ModelSource",
+    "ModelState",
     "OutOfMemory",
     "Overloaded",
     "ProblemType",

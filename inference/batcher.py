@@ -6,40 +6,28 @@ One lock guards the scheduler; one condition wakes the threads; no timer, no pol
 """
 
 import asyncio
-import itertools
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 from inference.config import Limits
 from inference.demand import Demand, DemandMeter
+from inference.device_thread import DeviceStatistics, DeviceThread
 from inference.errors import DeadlineExceeded, DeviceLost, InferenceError, Overloaded, RuntimeFailed, Unavailable
+from inference.lane import Lane
 from inference.reply import Pending
-from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Shape
+from inference.request import Batch, Call, Dispatched, Entry, Report, Result, Shape, name_of
 from inference.reuse import Plan, Reuse, ReuseStatistics
 from inference.runtime import Runtime
-from inference.scheduler import Decision, DeviceState, Refused, Scheduler, SchedulerStatistics, Work
-from inference.settlement import Settlement, settle, settlements
+from inference.scheduler import Decision, Refused, Scheduler, SchedulerStatistics, Work
+from inference.settlement import Settlement, report_of, settle, settlements
 
 _log = logging.getLogger(__name__)
 
-_numbers = itertools.count(1)
-_STUCK_FACTOR: Final = 10.0  # a batch may take so many times its prediction before it counts as stuck
-
 Observer = Callable[[Dispatched | Report], None]
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceStatistics:
-    """How a device thread is doing."""
-
-    name: str
-    alive: bool
-    stuck: bool
-    batches: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +44,6 @@ class BatcherStatistics:
     def healthy(self) -> bool:
         """Whether every device thread is alive and moving."""
         return all(device.alive and not device.stuck for device in self.devices)
-
-
-class _DeviceThread:
-    """One device's thread, and what it is doing."""
-
-    def __init__(self, name: str, runtimes: Mapping[str, Runtime], life: Callable[["_DeviceThread"], None]) -> None:
-        self.state = DeviceState(name)
-        self.runtimes = runtimes
-        self.running: tuple[Batch, float] | None = None  # and since when
-        self.batches = 0
-        self.lost = False
-        self.thread = threading.Thread(target=life, args=(self,), name=f"device-{name}", daemon=True)
-
-    def statistics(self, limits: Limits, now: float) -> DeviceStatistics:
-        return DeviceStatistics(self.state.name, not self.lost, self.spare_s(limits, now) <= 0, self.batches)
-
-    def spare_s(self, limits: Limits, now: float) -> float:
-        """How long its batch may still run before the device counts as stuck; what it may begin now if none runs."""
-        running = self.running
-        if running is None:
-            return limits.stuck_after_s
-        batch, since = running
-        return since + max(limits.stuck_after_s, _STUCK_FACTOR * batch.predicted_s) - now
 
 
 class Batcher:
@@ -101,6 +66,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._lost: DeviceLost | None = None
+        self._holds = 0  # how many ask the devices to take no batch
+        self._leaving: dict[str, asyncio.Event] = {}  # models that get no more calls -> none of them runs any more
         self._demand = DemandMeter(len(devices), limits.latency_target_s)
         self._reuse = Reuse(limits.cache_bytes, limits.quarantine_s, clock)
         self._pending: set[Pending] = set()
@@ -108,7 +75,7 @@ class Batcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._devices = [_DeviceThread(name, runtimes, self._live) for name, runtimes in devices.items()]
+        self._devices = [DeviceThread(name, runtimes, self._live) for name, runtimes in devices.items()]
 
     def start(self) -> None:
         """Start the device threads, and watch them; call it on the event loop that will submit."""
@@ -116,6 +83,41 @@ class Batcher:
         for device in self._devices:
             device.thread.start()
         self._watch(self._loop)
+
+    def add(self, model: str, lane: Lane, runtimes: Mapping[str, Runtime]) -> None:
+        """Take calls for one more model, which is loaded on every device."""
+        with self._changed:
+            for device in self._devices:
+                device.runtimes[model] = runtimes[device.state.name]
+            self._scheduler.open(model, lane)
+
+    async def retire(self, model: str) -> None:
+        """Forget a model once nothing of it waits or runs; who calls this sends it nothing more."""
+        idle = asyncio.Event()
+        with self._changed:
+            self._leaving[model] = idle
+            self._notice_leaving()
+        await idle.wait()
+        with self._changed:
+            del self._leaving[model]
+            if self._lost is not None:
+                return  # the process is about to end, and a batch that hangs may be the model's
+            self._scheduler.close(model)
+            for device in self._devices:
+                del device.runtimes[model]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no batch run meanwhile, on any device (blocking: not on the event loop, nor on a device's thread)."""
+        with self._changed:
+            self._holds += 1
+            self._changed.wait_for(lambda: not any(device.taken and not device.lost for device in self._devices))
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holds -= 1
+                self._changed.notify_all()
 
     async def submit(self, call: Call) -> list[Result]:
         """Run a call: admitted whole or refused whole, and over at its deadline whatever the device does."""
@@ -214,6 +216,13 @@ class Batcher:
             with self._changed:
                 for entry in unwanted:
                     self._scheduler.cancel(entry)
+                self._notice_leaving()
+
+    def _notice_leaving(self) -> None:
+        """Tell who waits for it that nothing of a model waits or runs any more (any thread, under the lock)."""
+        for model, idle in self._leaving.items():
+            if self._lost is not None or not self._scheduler.is_busy(model):
+                self._call(idle.set)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Lose a device that is stuck; else look again at the first moment at which one can be."""
@@ -229,41 +238,48 @@ class Batcher:
 
     # The device thread.
 
-    def _live(self, device: _DeviceThread) -> None:
+    def _live(self, device: DeviceThread) -> None:
         try:
             self._serve(device)
         finally:
             self._ended(device, sys.exception())
 
-    def _serve(self, device: _DeviceThread) -> None:
+    def _serve(self, device: DeviceThread) -> None:
         while (decision := self._next(device)) is not None:
             self._give_up(decision.expired)
             if decision.batch is not None:
                 taken = self._clock()
                 self._run(device, decision.batch)
-                self._demand_ran(decision.batch, taken)
+                self._ran(device, decision.batch, taken)
 
-    def _next(self, device: _DeviceThread) -> Decision | None:
+    def _next(self, device: DeviceThread) -> Decision | None:
         with self._changed:
             while True:
                 now = self._clock()
-                decision = self._scheduler.decide(device.state, now)
+                decision = self._scheduler.decide(device.state, now) if not self._holds else Decision()
                 if decision.batch is not None or decision.expired:
+                    device.taken = decision.batch is not None
                     return decision
-                if self._closing:
+                if self._closing and not self._holds:
                     return None
                 self._changed.wait(None if decision.wake_at is None else max(0.0, decision.wake_at - now))
 
-    def _demand_ran(self, batch: Batch, taken: float) -> None:
+    def _ran(self, device: DeviceThread, batch: Batch, taken: float) -> None:
         """Tell the meter how long the device was not free: the batch, its halves if it failed, and the way home."""
         with self._changed:
             now = self._clock()
+            device.taken = False
             self._demand.ran(batch.predicted_s, now - taken)
             self._demand.hold(self._scheduler.in_flight_s(), now)
+            self._notice_leaving()
+            if self._holds:
+                self._changed.notify_all()
 
-    def _run(self, device: _DeviceThread, batch: Batch) -> None:
+    def _run(self, device: DeviceThread, batch: Batch) -> None:
         """Run a batch; of one that fails, its halves and theirs, until only the guilty have failed."""
-        self._observer(Dispatched(batch.model, tuple(self._clock() - entry.arrived for entry in batch.entries)))
+        self._observer(
+            Dispatched(name_of(batch.model), tuple(self._clock() - entry.arrived for entry in batch.entries))
+        )
         parts = [batch]
         while parts:
             part = parts.pop()
@@ -278,7 +294,7 @@ class Batcher:
             self._give_up(late)
             parts += reversed(halves)
 
-    def _attempt(self, device: _DeviceThread, batch: Batch) -> RuntimeFailed | None:
+    def _attempt(self, device: DeviceThread, batch: Batch) -> RuntimeFailed | None:
         """Run a batch once and deliver its answers, or return why it failed."""
         started = self._clock()
         device.running = (batch, started)
@@ -291,7 +307,7 @@ class Batcher:
         now = self._clock()
         device.running = None
         device.batches += 1
-        report = _report(batch, started, now, error)
+        report = report_of(batch, started, now, error)
         if error is None:
             self._deliver(settlements(batch, outcomes, report))
         with self._changed:
@@ -304,38 +320,30 @@ class Batcher:
         self._deliver([(entry, error) for entry in late])
 
     def _deliver(self, settled: Sequence[Settlement]) -> None:
-        if settled and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(settle, settled)
+        if settled:
+            self._call(settle, settled)
 
-    def _ended(self, device: _DeviceThread, error: BaseException | None) -> None:
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call something on the event loop, after what was told to it before (any thread)."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _ended(self, device: DeviceThread, error: BaseException | None) -> None:
         if error is None:
             return
         name = type(error).__name__
         self._lose(device, error if isinstance(error, DeviceLost) else DeviceLost(f"the device thread died: {name}"))
 
-    def _lose(self, device: _DeviceThread, error: DeviceLost) -> None:
+    def _lose(self, device: DeviceThread, error: DeviceLost) -> None:
         """Refuse whatever comes, and fail whatever waits: only a new process can help (any thread)."""
         _log.critical("device %s is lost: %s", device.state.name, error)
         device.lost = True
         with self._changed:
             self._lost = error
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._mourn, error)
+            self._notice_leaving()
+            self._changed.notify_all()
+        self._call(self._mourn, error)
 
     def _mourn(self, error: DeviceLost) -> None:
         self._dead.set()
         self.abandon(error)
-
-
-def _report(batch: Batch, started: float, now: float, error: InferenceError | None) -> Report:
-    return Report(
-        model=batch.model,
-        sequences=len(batch.entries),
-        tokens=batch.tokens,
-        padded_tokens=batch.shape.tokens,
-        predicted_s=batch.predicted_s,
-        device_s=now - started,
-        error=None if error is None else type(error).__name__,
-        number=next(_numbers),
-        started=started,
-    )

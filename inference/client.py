@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic
+from typing import TYPE_CHECKING, Final, Generic, cast
 
 import numpy as np
 
@@ -34,11 +34,12 @@ from inference.asks import (
     ZeroShot,
 )
 from inference.config import Limits
-from inference.errors import DeadlineExceeded, DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
+from inference.errors import DeadlineExceeded, DeviceLost, InvalidRequest, Overloaded, Unavailable
 from inference.intake import Piece, Served, check_answer, check_items, check_tokens
 from inference.labels import scores, sigmoid
 from inference.model import ServedModel
 from inference.reading import cosines, fills, fits, shorten, sparse
+from inference.repository import Repository
 from inference.request import Call, Output, Request, Result, Row
 from inference.scheduler import Work
 from inference.spans import Span, read_spans
@@ -86,10 +87,16 @@ class Client:
         self._limits = limits
         self._auto_truncate = auto_truncate
         self._clock = clock
-        self._closing = False
         self._started = False
-        self._known: Mapping[str, ServedModel] = {}  # what `_served` was made of
-        self._served: dict[str, Served] = {}
+        self._closing = False
+        self._known: Mapping[str, ServedModel] = {}  # what is served since the engine began, or began again
+        self._repository = Repository(cast("Engine", engine))  # what only that can is asked of no other
+
+    @property
+    def repository(self) -> Repository:
+        """How what is served changes."""
+        self._all()
+        return self._repository
 
     @property
     def models(self) -> Mapping[str, ServedModel]:
@@ -242,22 +249,21 @@ class Client:
         )
 
     def _all(self) -> Mapping[str, Served]:
-        """What is served, with tokenizers: made again whenever the engine serves something else."""
+        """What is served, with tokenizers: made again whenever an engine in another process has begun again."""
         models = self._engine.models
         if self._started and models is not self._known:
-            self._served = {name: Served(model) for name, model in models.items()}
+            self._repository.open()
             self._known = models
-        return self._served
+        return self._repository.served
 
     def _find(self, name: str | None, ability: Ability | None) -> Served:
         if not self.healthy:
             raise DeviceLost("the device answers no more")
         all_served = self._all()
-        if not all_served or self._closing:
-            raise Unavailable("draining" if self._closing else "starting")
-        if name is not None and name not in all_served:
-            known = ", ".join(all_served)
-            raise UnknownModel(f"the model {name!r} is not served; there is: {known}", "model")
+        if self._closing:
+            raise Unavailable("draining")
+        if not all_served or (name is not None and name not in all_served):
+            raise self._repository.absent(name)
         meant = list(all_served.values()) if name is None else [all_served[name]]
         able = [served for served in meant if ability is None or ability in served.model.abilities]
         if len(able) == 1:
@@ -281,19 +287,20 @@ class Client:
         """Tokenise, submit and wait: all inputs of a call, or none."""
         started = self._clock()
         deadline = started + terms.timeout_s
-        self._first_gate(served, inputs, terms, deadline)
-        pieces = await self._tokenise(inputs, terms, encode)
-        tokens = check_tokens(pieces, inputs, served.model, self._limits.max_waiting_tokens)
-        check_answer(served, output, pieces, inputs, self._limits.max_answer_bytes)
-        requests = [Request(served.model.name, piece.ids, piece.types, output) for piece in pieces]
-        tokenise_s = self._clock() - started
-        results = await self._engine.submit(Call(requests, deadline, terms.caller, terms.priority))
+        with served.use:  # if it is replaced meanwhile, it still answers
+            self._first_gate(served, inputs, terms, deadline)
+            pieces = await self._tokenise(inputs, terms, encode)
+            tokens = check_tokens(pieces, inputs, served.model, self._limits.max_waiting_tokens)
+            check_answer(served, output, pieces, inputs, self._limits.max_answer_bytes)
+            requests = [Request(served.model.key, piece.ids, piece.types, output) for piece in pieces]
+            tokenise_s = self._clock() - started
+            results = await self._engine.submit(Call(requests, deadline, terms.caller, terms.priority))
         return _Run(pieces, [result.row for result in results], tokens, _timings(tokenise_s, results))
 
     def _first_gate(self, served: Served, inputs: Inputs, terms: Terms, deadline: float) -> None:
         """Refuse by an estimate from the length of the text, before tokenising costs anything."""
         least, likely = served.least(inputs), served.likely(inputs)
-        work = Work(served.model.name, least, deadline, terms.caller, terms.priority, likely)
+        work = Work(served.model.key, least, deadline, terms.caller, terms.priority, likely)
         refused = self._engine.refusal(work)
         if refused is not None:
             raise Overloaded(refused.reason, refused.retry_after_s)

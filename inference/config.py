@@ -71,6 +71,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """How models may change at run time: only where it is `explicit`; from `--model` sources and folders in `root`."""
+
+    mode: Literal["none", "explicit"] = "none"
+    root: Path | None = None
+    memory_bytes: int = 0  # that all weights together may take; 0: what the device has
+
+
+@dataclass(frozen=True, slots=True)
 class EngineConfig:
     """All that an engine needs to know."""
 
@@ -79,5 +88,6 @@ class EngineConfig:
     goldens: tuple[ForModel[Path], ...] = ()  # files of answers that a model must give before it is served
     device: DeviceConfig = DeviceConfig()
     limits: Limits = Limits()
+    control: ControlConfig = ControlConfig()
     cache_dir: Path = field(default_factory=default_cache_dir)
     auto_truncate: bool = False

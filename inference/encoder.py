@@ -10,6 +10,7 @@ import inspect
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +25,7 @@ from inference.packing import difference, layout, packed_as, position_offset, pr
 from inference.request import Batch, Output, Request, Row, RowFailed, Tokens
 from inference.task import Task
 from inference.tokenizer import Vocabulary
-from inference.weights import load_dense, load_weights
+from inference.weights import Alone, load_dense, load_weights
 
 _log = logging.getLogger(__name__)
 
@@ -43,12 +44,18 @@ class Encoder:
     """A loaded encoder on one device: implements Runtime."""
 
     def __init__(
-        self, checkpoint: Checkpoint, device: Device, dtype: torch.dtype, vocabulary: Vocabulary | None = None
+        self,
+        checkpoint: Checkpoint,
+        device: Device,
+        dtype: torch.dtype,
+        vocabulary: Vocabulary | None = None,
+        *,
+        alone: Alone = nullcontext,
     ) -> None:
-        """Load the weights and find the heads; raises CannotServe."""
+        """Load the weights, `alone` where that disturbs other models, and find the heads; raises CannotServe."""
         self._checkpoint = checkpoint
         self._device = device
-        self._model = load_weights(checkpoint, device, dtype)
+        self._model = load_weights(checkpoint, device, dtype, alone)
         self.weight_bytes = sum(weight.nbytes for weight in (*self._model.parameters(), *self._model.buffers()))
         self._base: torch.nn.Module = self._model.base_model
         self._takes = {part: _parameters(part) for part in (self._model, self._base)}
@@ -275,10 +282,15 @@ class _Launched:
 
 
 def load_encoder(
-    checkpoint: Checkpoint, device: Device, dtype: torch.dtype, vocabulary: Vocabulary | None = None
+    checkpoint: Checkpoint,
+    device: Device,
+    dtype: torch.dtype,
+    vocabulary: Vocabulary | None = None,
+    *,
+    alone: Alone = nullcontext,
 ) -> Encoder:
     """Load, compare a half-precision model with float32, and choose packing; raises CannotServe."""
-    encoder = Encoder(checkpoint, device, dtype, vocabulary)
+    encoder = Encoder(checkpoint, device, dtype, vocabulary, alone=alone)
     encoder.choose_packing()
     if dtype != torch.float32:
         _check_precision(encoder, Encoder(checkpoint, device, torch.float32, vocabulary))

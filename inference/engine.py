@@ -1,45 +1,27 @@
 """All models: load, warm up, submit, report, drain, close. The only place where the parts are joined."""
 
-import logging
+import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from inference.batcher import Batcher, BatcherStatistics, Observer
 from inference.card import Loaded
-from inference.checkpoint import Checkpoint, open_checkpoints
-from inference.config import EngineConfig, told_for
-from inference.cost import CostModel
-from inference.device import Device, choose_dtype, open_device
-from inference.encoder import Encoder, load_encoder
-from inference.errors import CannotServe, DeviceLost, RuntimeFailed, Unavailable
-from inference.footprint import peak_bytes, resident_bytes
-from inference.golden import check, read_golden
-from inference.judge import question
-from inference.lane import Lane
+from inference.checkpoint import Checkpoint, open_checkpoints, open_default, open_told
+from inference.config import EngineConfig, ForModel, ModelSource, Told, told_for
+from inference.errors import Unavailable
+from inference.footprint import free_bytes, peak_bytes, resident_bytes
+from inference.heap import give_back
+from inference.loading import LoadedModel, Loader, Progress
 from inference.model import ServedModel
-from inference.profile import Profile, measure, rehearse, teach
-from inference.request import Call, Request, Result, Row
+from inference.profile import Profile, measure, rehearse
+from inference.request import Call, Result, Row
 from inference.scheduler import Refused, Scheduler, Work
-from inference.task import abilities
-from inference.tokenizer import Text, TextTokenizer, read_vocabulary
-
-_log = logging.getLogger(__name__)
+from inference.tokenizer import Text
 
 _FOOTPRINT_LENGTH: Final = 128  # tokens a text
 _FOOTPRINT_TOKENS: Final = 1024  # a batch, about
-_UNSET_MAX_LENGTH: Final = 1_000_000  # transformers says 1e30 where a tokenizer has no limit
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a start has come."""
-
-    model: str
-    stage: str  # `load` or `warm up`
-    done: int
-    total: int
 
 
 class Engine:
@@ -54,47 +36,86 @@ class Engine:
         progress: Callable[[Progress], None] = lambda step: None,
     ) -> None:
         """Take the settings; nothing is touched before `load`."""
-        self.models: Mapping[str, ServedModel] = {}
-        self._config = config
+        self.models: dict[str, ServedModel] = {}  # by name; of two versions the later one
+        self.config = config
         self._clock = clock
         self._observer = observer
         self._progress = progress
+        self._loader: Loader | None = None
         self._batcher: Batcher | None = None
-        self._limits = config.limits  # once loaded, with the device's own where they were left open
-        self._measurable: Mapping[str, tuple[Encoder, Lane]] = {}
+        self._loaded: dict[str, LoadedModel] = {}  # by `ServedModel.key`
 
     def load(self) -> None:
         """Fetch, check, load and warm up every model (blocking); raises CannotServe."""
-        device = open_device(self._config.device)
-        limits = self._config.limits
-        limits = replace(limits, max_batch_tokens=limits.max_batch_tokens or device.batch_tokens)
-        models, runtimes, lanes = {}, {}, {}
-        for checkpoint in open_checkpoints(self._config):
-            name = checkpoint.name
-            try:
-                models[name], runtimes[name], lanes[name] = self._load(checkpoint, device, limits.max_batch_tokens)
-            except (RuntimeFailed, DeviceLost) as err:
-                raise CannotServe(f"model {name} fails on {device.name}: {err}") from err
+        loader = Loader(self.config, clock=self._clock, progress=self._progress)
+        checkpoints = open_checkpoints(self.config)
+        goldens = _named(self.config.goldens, checkpoints[0].name)
+        self.config = replace(self.config, goldens=goldens, tasks=_named(self.config.tasks, checkpoints[0].name))
+        ready = [loader.load(checkpoint, told_for(checkpoint.name, goldens)) for checkpoint in checkpoints]
         self._batcher = Batcher(
-            Scheduler(limits, lanes), {device.name: runtimes}, limits, clock=self._clock, observer=self._observer
+            Scheduler(loader.limits, {loaded.served.key: loaded.lane for loaded in ready}),
+            {loader.device.name: {loaded.served.key: loaded.encoder for loaded in ready}},
+            loader.limits,
+            clock=self._clock,
+            observer=self._observer,
         )
-        self._limits = limits
-        self._measurable = {name: (runtimes[name], lanes[name]) for name in models}
-        self.models = models
+        self._loader = loader
+        self._loaded = {loaded.served.key: loaded for loaded in ready}
+        self.models = {loaded.served.name: loaded.served for loaded in ready}
+
+    def open(self, name: str, source: ModelSource | None) -> Checkpoint:
+        """Fetch, check and read a model's files, None: the built-in default's (blocking); raises CannotServe."""
+        return open_default(self.config) if source is None else open_told(replace(source, name=name), self.config)
+
+    def prepare(self, checkpoint: Checkpoint, version: int) -> LoadedModel:
+        """Make one more model ready beside those that serve (blocking, on any thread); raises CannotServe."""
+        golden = told_for(checkpoint.name, self.config.goldens)
+        return self._loading().load(checkpoint, golden, version=version, alone=self._running().held)
+
+    def add(self, loaded: LoadedModel) -> None:
+        """Take calls for a model that is ready."""
+        device = self._loading().device.name
+        self._running().add(loaded.served.key, loaded.lane, {device: loaded.encoder})
+        self._loaded[loaded.served.key] = loaded
+        self.models[loaded.served.name] = loaded.served
+
+    async def retire(self, key: str) -> None:
+        """Wait until nothing of a model waits or runs, and give its memory back; nothing more may be sent to it."""
+        await self._running().retire(key)
+        going = [self._loaded.pop(key)]
+        if self.models[going[0].served.name] is going[0].served:
+            del self.models[going[0].served.name]
+        await asyncio.to_thread(_let_go, going)
+
+    def needed_bytes(self, checkpoint: Checkpoint) -> int:
+        """Return about what it takes to load a model; raises CannotServe."""
+        return self._loading().needed_bytes(checkpoint)
+
+    def free_bytes(self) -> int | None:
+        """Return what more models may take, if that is known."""
+        budget = self.config.control.memory_bytes
+        if not budget:
+            return free_bytes(self._loading().device.name)
+        return budget - sum(loaded.encoder.weight_bytes for loaded in self._loaded.values())
+
+    def held_bytes(self, key: str) -> int:
+        """Return what a loaded model's weights take."""
+        return self._loaded[key].encoder.weight_bytes
 
     def profile(self, rounds: int = 60) -> list[Profile]:
         """Measure every loaded model on its device (blocking; instead of `start`, not beside it)."""
+        limits = self._loading().limits
         return [
             measure(
-                name,
-                runtime.output,
-                runtime,
-                lane,
-                self._limits,
-                max_length=self.models[name].max_length,
+                loaded.served.name,
+                loaded.encoder.output,
+                loaded.encoder,
+                loaded.lane,
+                limits,
+                max_length=loaded.served.max_length,
                 rounds=rounds,
             )
-            for name, (runtime, lane) in self._measurable.items()
+            for loaded in self._loaded.values()
         ]
 
     def answers(self, model: str, inputs: Sequence[Text]) -> list[Row]:
@@ -103,12 +124,11 @@ class Engine:
 
         Raises CannotServe for an input that it cannot read, and what a runtime raises.
         """
-        return _answers(self.models[model], self._measurable[model][0], inputs)
+        return self._loaded[model].answers(inputs)
 
     def inspect(self, model: str) -> Loaded:
         """Say what a model turned out to be, and measure its memory (blocking; instead of `start`)."""
-        encoder, lane = self._measurable[model]
-        served = self.models[model]
+        served, encoder, lane = (loaded := self._loaded[model]).served, loaded.encoder, loaded.lane
         process_bytes = resident_bytes()
         length = min(_FOOTPRINT_LENGTH, served.max_length)
         lengths = [length] * (_FOOTPRINT_TOKENS // length)
@@ -177,79 +197,18 @@ class Engine:
             raise RuntimeError("the engine is not loaded. This is a bug.")
         return self._batcher
 
-    def _load(self, checkpoint: Checkpoint, device: Device, budget: int) -> tuple[ServedModel, Encoder, Lane]:
-        told = told_for(checkpoint.name, self._config.goldens)
-        golden = None if told is None else read_golden(told)
-        self._progress(Progress(checkpoint.name, "load", 0, 1))
-        started = self._clock()
-        tokenizer = checkpoint.tokenizer()
-        vocabulary = read_vocabulary(tokenizer)
-        dtype = choose_dtype(self._config.device, device, checkpoint)
-        encoder = load_encoder(checkpoint, device, dtype, vocabulary)
-        if vocabulary.highest >= encoder.vocab_size:
-            raise CannotServe(f"model {checkpoint.name}: its tokenizer has ids that its weights do not know")
-        self._progress(Progress(checkpoint.name, "load", 1, 1))
-        loaded = self._clock()
-        lane = Lane(encoder.packed, CostModel())
-        self._warm_up(checkpoint.name, encoder, lane, budget)
-        served = ServedModel(
-            name=checkpoint.name,
-            task=checkpoint.task,
-            abilities=abilities(checkpoint.task, checkpoint.labels),
-            revision=checkpoint.revision,
-            dtype=str(dtype).removeprefix("torch."),
-            device=device.name,
-            packed=encoder.packed,
-            hidden_size=encoder.hidden_size,
-            vocab_size=encoder.vocab_size,
-            max_length=min(encoder.max_length, tokenizer.max_length),
-            normalised=checkpoint.normalise,
-            tokenizer=tokenizer,
-            load_s=loaded - started,
-            warm_up_s=self._clock() - loaded,
-            causal=checkpoint.causal,
-            labels=checkpoint.labels,
-            problem_type=checkpoint.problem_type,
-            pooling=checkpoint.pooling,
-            prompts=checkpoint.prompts,
-            default_prompt=checkpoint.default_prompt,
-            padded_because=encoder.padded_because,
-        )
-        if golden is not None:
-            check(golden, served.name, served.task, _answers(served, encoder, golden.inputs))
-        return served, encoder, lane
-
-    def _warm_up(self, name: str, encoder: Encoder, lane: Lane, budget: int) -> None:
-        """Run batches of many shapes, so that the cost is known before the first call."""
-        plans = _warm_up_plans(encoder.max_length, budget)
-        for done, lengths in enumerate(plans):
-            self._progress(Progress(name, "warm up", done, len(plans)))
-            teach(name, encoder.output, lengths, encoder, lane)
-        lane.cost.settle()
-        self._progress(Progress(name, "warm up", len(plans), len(plans)))
+    def _loading(self) -> Loader:
+        if self._loader is None:
+            raise RuntimeError("the engine is not loaded. This is a bug.")
+        return self._loader
 
 
-def _answers(served: ServedModel, encoder: Encoder, inputs: Sequence[Text]) -> list[Row]:
-    """Run each input alone, so that none of them changes how another is summed up."""
-    judges = served.causal and served.task == "rerank"
-    texts = [question(*text) if judges and isinstance(text, tuple) else text for text in inputs]
-    rows = []
-    for number, piece in enumerate(TextTokenizer(served.tokenizer, served.max_length).encode(texts), start=1):
-        if not 1 <= len(piece.ids) <= served.max_length:
-            wanted = f"{len(piece.ids)} tokens, and it reads 1 to {served.max_length}"
-            raise CannotServe(f"model {served.name}: case {number} has {wanted}")
-        [row] = encoder.rows([Request(served.name, piece.ids, piece.types, encoder.output)])
-        if row.size == 0:
-            raise CannotServe(f"model {served.name}: case {number} asks for nothing: it holds no mask")
-        rows.append(row)
-    return rows
+def _let_go(going: list[LoadedModel]) -> None:
+    """Drop the last hold on models: to unmap large ones takes long."""
+    going.clear()
+    give_back()
 
 
-def _warm_up_plans(max_length: int, budget: int) -> list[list[int]]:
-    """Lengths of the batches to rehearse: single texts, some, and a full budget, short and long."""
-    lengths = sorted({min(length, max_length) for length in (4, 16, 64, 256, max_length)})
-    plans = []
-    for length in lengths:
-        counts = sorted({1, min(4, budget // length), min(256, budget // length)} - {0})
-        plans += [[length] * count for count in counts]
-    return plans
+def _named(all_told: Sequence[ForModel[Told]], only: str) -> tuple[ForModel[Told], ...]:
+    """Name the model that was meant as the only one: others may come."""
+    return tuple(ForModel(told.model or only, told.value) for told in all_told)

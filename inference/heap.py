@@ -21,3 +21,9 @@ def share_one_heap() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in (_ONE_HEAP, _KEEP, _NO_MAPPINGS):
             mallopt(parameter, value)
+
+
+def give_back() -> None:
+    """Return what lies idle in the heap to the system: after a model has gone, that is much."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -17,6 +17,7 @@ from inference.model import ServedModel
 from inference.request import Output, Shape, Tokens
 from inference.spans import Marked
 from inference.tokenizer import Text, TextTokenizer, Tokenised, Truncation
+from inference.use import Use
 
 _FIRST_RATIO: Final = 0.05  # tokens a character, before anything was learned: English has 0.2 to 0.25
 _SEAM: Final = 4  # tokens
@@ -37,6 +38,7 @@ class Served:
         """Take a model that is ready."""
         self.model = model
         self.tokenizer = TextTokenizer(model.tokenizer, model.max_length)
+        self.use = Use()
         self._tokens, self._characters = _FIRST_RATIO, 1.0  # fading sums
 
     def encode(self, inputs: Inputs, truncation: Truncation) -> list[Tokenised]:

@@ -5,7 +5,7 @@ Knows nothing of other models, of who may wait, or of which entries make the nex
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from inference.config import Limits
@@ -30,6 +30,11 @@ class LaneStatistics:
     curve: Curve
     error_p50: float  # of predicted batch seconds, relative
     error_p95: float
+
+    def after(self, older: "LaneStatistics") -> "LaneStatistics":
+        """Count what still waits for an older version of the model too."""
+        entries, tokens = self.entries + older.entries, self.tokens + older.tokens
+        return replace(self, entries=entries, tokens=tokens, oldest_s=max(self.oldest_s, older.oldest_s))
 
 
 @dataclass(slots=True, eq=False)

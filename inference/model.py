@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from inference.checkpoint import Pooling
+from inference.request import loaded_as
 from inference.task import Ability, ProblemType, Task
 from inference.tokenizer import TokenizerFile
 
@@ -33,3 +34,9 @@ class ServedModel:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     padded_because: str | None = None  # None: packed
+    version: int = 1  # counts the loads of this name
+
+    @property
+    def key(self) -> str:
+        """What requests to it say: an older version of it may still answer its last calls."""
+        return loaded_as(self.name, self.version)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from inference.batcher import BatcherStatistics
+from inference.config import EngineConfig
 from inference.errors import CannotServe, DeadlineExceeded, InferenceError, Unavailable
 from inference.line import Line
 from inference.model import ServedModel
@@ -42,6 +43,7 @@ class RemoteEngine:
     def __init__(self, path: Path, version: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Take the socket's path; its other end must be of this version."""
         self.models: Mapping[str, ServedModel] = {}
+        self.config = EngineConfig()  # what is told of models is told to the engine's own process
         self._path = path
         self._version = version
         self._clock = clock

@@ -6,12 +6,14 @@ Values only: no torch, no asyncio, no policy.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from inference.errors import InferenceError
+
+_VERSION_MARK: Final = "@"  # no name of a model holds it
 
 Tokens = npt.NDArray[np.int32]
 """Token ids of one input, special tokens included: [tokens], int32."""
@@ -27,11 +29,21 @@ What is asked of a model, and the shape of its row:
 """
 
 
+def loaded_as(name: str, version: int) -> str:
+    """Return what a version of a model is called between client and device: two of them may be loaded at once."""
+    return name if version == 1 else f"{name}{_VERSION_MARK}{version}"
+
+
+def name_of(model: str) -> str:
+    """Return a model's own name, whichever version it is."""
+    return model.partition(_VERSION_MARK)[0]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One input to one model, and what is asked about it."""
 
-    model: str
+    model: str  # as `loaded_as` says
     tokens: Tokens
     types: Tokens | None = None  # token types, [tokens]; None: the model takes none, or all are 0
     output: Output = "vector"

@@ -12,7 +12,7 @@ from typing import Final
 
 from inference.config import Limits
 from inference.lane import Lane, LaneStatistics
-from inference.request import Batch, Entry, Report, Shape, packed_shape
+from inference.request import Batch, Entry, Report, Shape, name_of, packed_shape
 from inference.selection import select
 from inference.waiting import most_urgent_class
 
@@ -70,10 +70,22 @@ class Scheduler:
     def __init__(self, limits: Limits, lanes: Mapping[str, Lane]) -> None:
         """Take the limits (a token budget > 0) and one lane a model."""
         self._limits = limits
-        self._lanes = lanes
+        self._lanes = dict(lanes)
         self._running: dict[Batch, float] = {}  # -> when it is predicted to finish
         self._held: set[Entry] = set()  # what waits or runs
         self._served_s: dict[int, float] = {}  # by class: of the lane whose turn was last
+
+    def open(self, model: str, lane: Lane) -> None:
+        """Take work for one more model from now on."""
+        self._lanes[model] = lane
+
+    def close(self, model: str) -> None:
+        """Forget a model that nothing waits for and none of whose batches runs."""
+        del self._lanes[model]
+
+    def is_busy(self, model: str) -> bool:
+        """Whether anything waits for a model, or runs."""
+        return bool(self._lanes[model].waiting) or any(batch.model == model for batch in self._running)
 
     def add(self, entries: Sequence[Entry], now: float) -> Refused | None:
         """Admit all entries of one call, or none of them."""
@@ -189,7 +201,12 @@ class Scheduler:
 
     def statistics(self, now: float) -> SchedulerStatistics:
         """Take a snapshot of what waits."""
-        return SchedulerStatistics(tuple(lane.statistics(model, now) for model, lane in self._lanes.items()))
+        told: dict[str, LaneStatistics] = {}
+        for model, lane in self._lanes.items():
+            name = name_of(model)
+            newer = lane.statistics(name, now)
+            told[name] = newer.after(told[name]) if name in told else newer
+        return SchedulerStatistics(tuple(told.values()))
 
     # Admission.
 

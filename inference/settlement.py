@@ -4,10 +4,13 @@ What became of each entry of a batch: an answer or an error, and telling it to t
 Knows no device and no lock; `settle` runs on the loop of the replies.
 """
 
+import itertools
 from collections.abc import Sequence
 
 from inference.errors import InferenceError, RuntimeFailed
-from inference.request import Batch, Entry, Report, Result, Row, RowFailed, Timings
+from inference.request import Batch, Entry, Report, Result, Row, RowFailed, Timings, name_of
+
+_numbers = itertools.count(1)
 
 Settlement = tuple[Entry, Result | InferenceError]
 
@@ -27,6 +30,21 @@ def settle(settled: Sequence[Settlement]) -> None:
             entry.reply.fail(outcome)
         else:
             entry.reply.succeed(outcome)
+
+
+def report_of(batch: Batch, started: float, now: float, error: InferenceError | None) -> Report:
+    """Say what became of a batch as a whole, which ran from `started` to `now`."""
+    return Report(
+        model=name_of(batch.model),
+        sequences=len(batch.entries),
+        tokens=batch.tokens,
+        padded_tokens=batch.shape.tokens,
+        predicted_s=batch.predicted_s,
+        device_s=now - started,
+        error=None if error is None else type(error).__name__,
+        number=next(_numbers),
+        started=started,
+    )
 
 
 def _outcome(outcome: Row | RowFailed, timings: Timings) -> Result | InferenceError:

@@ -1,5 +1,7 @@
 """A checkpoint's weights on a device, in the class that its task needs."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
 import torch
@@ -21,14 +23,23 @@ from inference.device import Device, model_edge
 from inference.errors import CannotServe, InferenceError
 
 Model = TypeVar("Model", bound=torch.nn.Module)
+Alone = Callable[[], AbstractContextManager[None]]
+"""A context in which no other model runs."""
+
 _UNUSED: Final = ("pooler.",)  # no part of the hidden states
 
 
-def load_weights(checkpoint: Checkpoint, device: Device, dtype: torch.dtype) -> PreTrainedModel:
-    """Load from safetensors, without remote code; raises CannotServe when a weight is missing."""
+def load_weights(
+    checkpoint: Checkpoint, device: Device, dtype: torch.dtype, alone: Alone = nullcontext
+) -> PreTrainedModel:
+    """
+    Load from safetensors, without remote code; raises CannotServe when a weight is missing.
+
+    Transformers builds a model with its dtype as torch's default, in all threads: another dtype is loaded `alone`.
+    """
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with model_edge():
+        with model_edge(), nullcontext() if dtype == torch.get_default_dtype() else alone():
             model, info = _class(checkpoint).from_pretrained(
                 checkpoint.path,
                 dtype=dtype,

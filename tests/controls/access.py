@@ -58,14 +58,14 @@ GUARDS = (
     Guard(
         "a model is its caller's",
         CALL,
-        "if not who.may_use(name):",
+        "if who is not None and not who.may_use(name):",
         "if False:",
         f"{T}access.py::test_a_model_that_is_not_named_must_be_one_of_the_caller_s",
     ),
     Guard(
         "a model that is not its caller's is not said to be there",
         CALL,
-        "_check_model(who, name)  # whether",
+        "check_model(who, name)  # whether",
         "pass  # whether",
         f"{T}access.py::test_a_caller_may_use_its_models_and_does_not_learn_of_others[GET-/v2/models/{{}}-None]",
     ),

@@ -29,8 +29,8 @@ GUARDS = (
     Guard(
         "a lost device takes no calls",
         BATCHER,
-        "if self._lost is not None:",
-        "if False:",
+        "if self._lost is not None:\n                raise self._lost",
+        "if False:\n                raise self._lost",
         STUCK,
     ),
     Guard(
@@ -182,7 +182,7 @@ GUARDS = (
     ),
     Guard(
         "a long batch may take long",
-        BATCHER,
+        "inference/device_thread.py",
         "max(limits.stuck_after_s, _STUCK_FACTOR * batch.predicted_s)",
         "limits.stuck_after_s",
         f"{TESTS}test_a_batch_within_ten_times_its_prediction_is_not_stuck",

@@ -3,7 +3,7 @@
 from tests.controls.guard import Guard
 
 GOLDEN = "inference/golden.py"
-ENGINE = "inference/engine.py"
+LOADING = "inference/loading.py"
 CHECKPOINT = "inference/checkpoint.py"
 OF_GOLDEN = "tests/inference/test_golden.py::"
 OF_ENGINE = "tests/inference/test_engine.py::"
@@ -12,8 +12,8 @@ OF_CHECKPOINT = "tests/inference/test_checkpoint.py::"
 GUARDS = (
     Guard(
         "a model whose answers drift is not served",
-        ENGINE,
-        "if golden is not None:",
+        LOADING,
+        "if known is not None:",
         "if False:",
         f"{OF_ENGINE}test_a_revision_whose_answers_drift_is_not_served",
     ),

@@ -17,13 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.controls import access, batcher, gateway, golden, processes, reuse, scheduler
+from tests.controls import access, batcher, gateway, golden, processes, repository, reuse, scheduler
 from tests.controls.guard import ROOT, Guard
 
-GUARDS = (
-    *(*access.GUARDS, *batcher.GUARDS, *reuse.GUARDS, *scheduler.GUARDS, *gateway.GUARDS, *golden.GUARDS),
-    *processes.GUARDS,
-)
+TABLES = (access, batcher, reuse, scheduler, gateway, golden, processes, repository)
+GUARDS = tuple(guard for table in TABLES for guard in table.GUARDS)
 COPIED = ("gateway", "inference", "tests")
 AT_ONCE = 3  # many do nothing but hang
 TEST_S = 20  # a test may take so long without its guard, where many hang

@@ -173,6 +173,7 @@ class FakeEngine:
         normalised: bool = True,
     ) -> None:
         self.models: Mapping[str, ServedModel] = {}
+        self.config = EngineConfig()
         self._names: Mapping[str, Task] = names if isinstance(names, Mapping) else dict.fromkeys(names, "embed")
         self._normalised = normalised
         self.device = FakeDevice(self._names, 1.0 if normalised else 3.0)

@@ -532,6 +532,9 @@ values: dict[str, st.SearchStrategy[object]] = {
     "service-name": st.sampled_from(["headrace", "team/search.v2"]),
     "console": st.sampled_from(["auto", "on", "off"]),
     "url-prefix": st.sampled_from(["/", "/v1", "/a/b/"]),
+    "model-control": st.sampled_from(["none", "explicit"]),
+    "model-root": st.sampled_from(["/models", "models", "~/models"]),
+    "model-memory-bytes": st.integers(0, 10**12),
     "model": st.lists(st.sampled_from(["a/b", "c=d", f"e/f@{COMMIT}", "/g/h/"]), unique=True, min_size=1),
     "task": st.lists(st.sampled_from(["b=rerank", "c=embed", "f=sparse"]), unique=True, min_size=1),
     "golden": st.lists(st.sampled_from(["b=b.json", "c=/c/d.json", "f=~/f"]), unique=True, min_size=1),
@@ -539,8 +542,11 @@ values: dict[str, st.SearchStrategy[object]] = {
 
 
 def with_told_models(chosen: dict[str, object]) -> dict[str, object]:
-    """What is told about models is about some that are served."""
-    return chosen | {"model": ["a/b", "c=d", "e/f"]} if {"task", "golden"} & chosen.keys() else chosen
+    """What is told about models is about some that are served, and a root is there to be loaded from."""
+    served = {"model": ["a/b", "c=d", "e/f"]} if {"task", "golden"} & chosen.keys() else {}
+    explicit = {"model-control": "explicit"} if "model-root" in chosen else {}
+    told = chosen | served | explicit
+    return told | ({"http-workers": 0} if told.get("model-control") == "explicit" and "http-workers" in told else {})
 
 
 def texts(value: object) -> list[str]:

@@ -1,7 +1,7 @@
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -14,7 +14,9 @@ from gateway import open_inference_pb2 as pb
 from gateway.config import HttpConfig, Settings
 from gateway.kserve_rpc import METHODS, SERVICE, UNSUPPORTED
 from gateway.rpc import Rpc
-from inference import Overloaded, RuntimeFailed
+from inference import EngineConfig, ModelSource, Overloaded, RuntimeFailed
+from inference.config import ControlConfig
+from tests.changing import ChangingEngine
 from tests.gateway.fakes import HIDDEN, LABELS, MODEL, FakeEngine, Gateway, ready, vector
 
 pytestmark = pytest.mark.anyio
@@ -275,6 +277,29 @@ async def test_readiness_is_told_of_the_server_and_of_models(caller: Caller) -> 
     assert (live.live, server.ready) == (True, True)
     assert [await is_ready(MODEL), await is_ready(MODEL, "1")] == [True, True]
     assert [await is_ready("nobody"), await is_ready(MODEL, "2")] == [False, False]
+
+
+async def test_what_is_changed_over_http_is_told_and_answered_over_grpc() -> None:
+    control = EngineConfig(models=(ModelSource(MODEL, "hub/tiny"),), control=ControlConfig("explicit"))
+    settings = replace(SETTINGS, engine=control)
+    load = f"/v2/repository/models/{MODEL}"
+    async with calling(ChangingEngine(config=control), settings) as caller:
+        await caller.gateway.http.post(f"{load}/load")
+        answers = [await caller.infer(asked(text("w0"), model_version=version)) for version in ("", "2")]
+        with pytest.raises(grpc.RpcError) as gone:
+            await caller.infer(asked(text("w0"), model_version="1"))
+        await caller.gateway.http.post(f"{load}/unload")
+        index = [
+            (await caller.ask("RepositoryIndex", pb.RepositoryIndexRequest(ready=only), pb.RepositoryIndexResponse))
+            for only in (False, True)
+        ]
+
+    assert [answer.model_version for answer in answers] == ["2", "2"]
+    assert (gone.value.code(), "it has: 2" in gone.value.details()) == (grpc.StatusCode.NOT_FOUND, True)
+    assert [[(one.name, one.version, one.state, one.reason) for one in told.models] for told in index] == [
+        [(MODEL, "2", "UNAVAILABLE", "unloaded")],
+        [],
+    ]
 
 
 async def test_a_draining_server_is_not_ready_and_still_answers() -> None:

@@ -696,3 +696,84 @@ async def test_an_answer_from_what_is_under_way_is_no_demand() -> None:
 
     assert demand.tokens_per_s is not None
     assert demand.offered == pytest.approx(8 / demand.tokens_per_s / WINDOW_S)
+
+
+async def test_a_model_is_added_while_others_serve_and_goes_when_its_last_batch_has_ended() -> None:
+    observed: list[Dispatched | Report] = []
+    old, new = GatedRuntime(), EchoRuntime()
+    async with serving(old, observer=observed.append) as batcher:
+        running = await held(batcher, old)
+        batcher.add("m@2", Lane(packed=True, cost=CostModel()), {"cpu": new})
+        later = asyncio.ensure_future(batcher.submit(call(request(model="m@2", first=7), deadline=soon())))
+        retired = asyncio.ensure_future(batcher.retire("m"))
+        await asyncio.sleep(0)
+        [both] = batcher.statistics().scheduler.lanes
+        early = retired.done()
+        old.gate.set()
+        await running
+        await retired
+
+        assert [int(result.row[0]) for result in await later] == [7]
+        assert not early
+        assert (both.model, both.entries) == ("m", 1)
+        assert [lane.model for lane in batcher.statistics().scheduler.lanes] == ["m"]
+    assert [batch.model for batch in new.batches] == ["m@2"]
+    assert {event.model for event in observed} == {"m"}
+
+
+async def test_a_model_whose_callers_have_all_gone_is_held_by_its_batch_alone() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime) as batcher:
+        running = await held(batcher, runtime)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        retired = asyncio.ensure_future(batcher.retire("m"))
+        await asyncio.sleep(0)
+        early = retired.done()
+        runtime.gate.set()
+        await retired
+
+        assert not early
+        assert batcher.statistics().scheduler.lanes == ()
+
+
+async def test_no_retirement_waits_for_a_device_that_is_lost() -> None:
+    clock, runtime = FakeClock(), GatedRuntime()
+    async with serving(runtime, clock=clock, stuck_after_s=0.01) as batcher:
+        running = asyncio.ensure_future(batcher.submit(call(deadline=1e9)))
+        await asyncio.to_thread(runtime.entered.wait, 10)
+        retired = asyncio.ensure_future(batcher.retire("m"))
+        await asyncio.sleep(0)
+        clock.now = 3600.0
+        await batcher.lost()
+        await retired
+
+        with pytest.raises(DeviceLost):
+            await running
+
+
+async def test_nothing_runs_while_the_devices_are_held_and_what_came_runs_after() -> None:
+    runtime = GatedRuntime()
+    inside, leave = threading.Event(), threading.Event()
+
+    async with serving(runtime) as batcher:
+
+        def hold() -> list[int]:
+            with batcher.held():
+                inside.set()
+                assert leave.wait(30)
+                return [len(batch.entries) for batch in runtime.batches]
+
+        running = await held(batcher, runtime)
+        holding = asyncio.ensure_future(asyncio.to_thread(hold))
+        while_it_ran = await asyncio.to_thread(inside.wait, 0.05)
+        runtime.gate.set()
+        await running
+        assert await asyncio.to_thread(inside.wait, 30)
+        later = asyncio.ensure_future(batcher.submit(call(request(first=9), deadline=soon())))
+        await asyncio.sleep(0)
+        leave.set()
+
+        assert not while_it_ran
+        assert await holding == [1]
+        assert [int(result.row[0]) for result in await later] == [9]  # type: ignore[union-attr]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from inference import Client, Embed, Inputs, Limits, Rerank, ServedModel, Terms
-from inference.batcher import BatcherStatistics, DeviceStatistics
+from inference.batcher import BatcherStatistics
 from inference.checkpoint import read_checkpoint
 from inference.demand import Demand
+from inference.device_thread import DeviceStatistics
 from inference.errors import DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
 from inference.request import Call, Result, Shape, Timings
 from inference.reuse import ReuseStatistics

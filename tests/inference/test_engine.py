@@ -1,15 +1,28 @@
 import asyncio
+import gc
 import shutil
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertModel
 
-from inference import CannotServe, DeviceConfig, Engine, EngineConfig, ForModel, Limits, ModelSource, Progress, Task
+from inference import (
+    CannotServe,
+    ControlConfig,
+    DeviceConfig,
+    Engine,
+    EngineConfig,
+    ForModel,
+    Limits,
+    ModelSource,
+    Progress,
+    Task,
+)
 from inference.golden import record, write_golden
 from inference.judge import question
 from inference.request import Call, Dispatched, Report, Request, packed_shape
@@ -99,6 +112,15 @@ def recorded(path: Path, file: Path, *, task: Task = "embed") -> Path:
     return file
 
 
+def changed(path: Path, place: Path) -> Path:
+    """The same model with other weights."""
+    other = Path(shutil.copytree(path, place))
+    weights = load_file(other / "model.safetensors")
+    weights["encoder.layer.1.output.dense.weight"] *= 1.2
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    return other
+
+
 def test_a_model_that_gives_its_golden_answers_is_served(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
     file = recorded(tiny_paths["bert"], tmp_path / "golden.json")
     engine = Engine(with_golden(tiny_paths["bert"], file))
@@ -110,10 +132,7 @@ def test_a_model_that_gives_its_golden_answers_is_served(tiny_paths: dict[str, P
 
 def test_a_revision_whose_answers_drift_is_not_served(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
     file = recorded(tiny_paths["bert"], tmp_path / "golden.json")
-    other = Path(shutil.copytree(tiny_paths["bert"], tmp_path / "bert"))
-    weights = load_file(other / "model.safetensors")
-    weights["encoder.layer.1.output.dense.weight"] *= 1.2
-    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    other = changed(tiny_paths["bert"], tmp_path / "bert")
     engine = Engine(with_golden(other, file))
 
     with pytest.raises(CannotServe, match=r"model bert: .* case [12]: cosine 0\.\d+, at least 0\.9999"):
@@ -182,3 +201,56 @@ def test_a_loaded_model_is_inspected(tiny_paths: dict[str, Path]) -> None:
     assert packed.weight_bytes >= 4 * parameters
     assert packed.process_bytes is None or packed.process_bytes > packed.weight_bytes
     assert packed.bytes_per_token > 4 * (64 + 96)  # at the least a hidden state and what the feed-forward makes of it
+
+
+async def test_a_model_is_replaced_by_one_that_answers_otherwise_and_its_weights_are_gone(
+    tiny_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    other = changed(tiny_paths["bert"], tmp_path / "bert")
+    engine = Engine(config(tiny_paths["bert"]))
+    await asyncio.to_thread(engine.load)
+    engine.start()
+    before = (await engine.submit(one("bert", 9)))[0].row
+    weights = [weakref.ref(each) for each in gc.get_objects() if type(each) is BertModel]
+
+    checkpoint = await asyncio.to_thread(engine.open, "bert", ModelSource("bert", str(other)))
+    loaded = await asyncio.to_thread(engine.prepare, checkpoint, 2)
+    engine.add(loaded)
+    await engine.retire("bert")
+    after = (await engine.submit(one("bert@2", 9)))[0].row
+    await asyncio.to_thread(engine.close)
+
+    assert float(before @ after) < 0.9999
+    assert engine.models["bert"].version == 2
+    assert engine.held_bytes("bert@2") > 0
+    assert len(weights) == 1 and weights[0]() is None  # without a garbage collection, which stops all threads
+
+
+async def test_a_version_that_drifts_from_the_golden_answers_is_not_prepared(
+    tiny_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    file = recorded(tiny_paths["bert"], tmp_path / "golden.json")
+    engine = Engine(with_golden(tiny_paths["bert"], file))
+    await asyncio.to_thread(engine.load)
+    engine.start()
+    other = ModelSource("bert", str(changed(tiny_paths["bert"], tmp_path / "bert")))
+
+    with pytest.raises(CannotServe, match="not the golden ones"):
+        await asyncio.to_thread(engine.prepare, engine.open("bert", other), 2)
+    under_another_name = await asyncio.to_thread(engine.prepare, engine.open("other", other), 1)
+    await asyncio.to_thread(engine.close)
+
+    assert under_another_name.served.name == "other"  # the golden answers were told about the only model of the start
+    assert list(engine.models) == ["bert"]
+
+
+def test_what_a_load_takes_is_known_before_it_is_made(tiny_paths: dict[str, Path]) -> None:
+    engine = Engine(replace(config(tiny_paths["bert"]), control=ControlConfig(memory_bytes=10_000_000)))
+    engine.load()
+    checkpoint = engine.open("bert", ModelSource("bert", str(tiny_paths["bert"])))
+
+    weights = sum(weight.nbytes for weight in load_file(tiny_paths["bert"] / "model.safetensors").values())
+
+    assert weights <= engine.needed_bytes(checkpoint) <= 2 * weights
+    assert engine.free_bytes() == 10_000_000 - engine.held_bytes("bert")
+    assert weights <= engine.held_bytes("bert") <= 1.1 * weights

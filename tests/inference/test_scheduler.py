@@ -686,3 +686,29 @@ def test_who_runs_or_is_gone_cannot_be_hastened() -> None:
     subject.hasten([first, gone], 0.0)
 
     assert subject.decide(CPU, 0.0).batch is None
+
+
+def test_two_versions_of_a_model_are_told_as_one() -> None:
+    subject = Scheduler(Limits(max_batch_tokens=100), {"m": Lane(packed=True, cost=CostModel())})
+    subject.open("m@2", Lane(packed=True, cost=CostModel()))
+    subject.add(entries(10, model="m", arrived=1.0), 1.0)
+    subject.add(entries(20, 30, model="m@2", arrived=2.0), 2.0)
+
+    [told] = subject.statistics(3.0).lanes
+
+    assert (told.model, told.entries, told.tokens, told.oldest_s) == ("m", 3, 60, 2.0)
+
+
+def test_a_model_is_busy_until_its_last_batch_has_ended_and_then_forgotten() -> None:
+    subject = Scheduler(Limits(max_batch_tokens=100), {"m": Lane(packed=True, cost=CostModel())})
+    subject.open("n", Lane(packed=True, cost=CostModel()))
+    subject.add(entries(10, model="n"), 0.0)
+    waiting = subject.is_busy("n")
+    batch = subject.decide(DeviceState("cpu"), 0.0).batch
+    assert batch is not None
+    running = subject.is_busy("n")
+    subject.finished(batch, Report("n", 1, 10, 10, 0.1, 0.1), 1.0)
+
+    assert (waiting, running, subject.is_busy("n"), subject.is_busy("m")) == (True, True, False, False)
+    subject.close("n")
+    assert [lane.model for lane in subject.statistics(1.0).lanes] == ["m"]

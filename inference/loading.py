@@ -1,0 +1,177 @@
+"""
+One model, from its checkpoint to where it can take calls: loaded, warmed up, and true to its golden answers.
+
+It may run beside models that serve: on a thread of its own, which shares the device with theirs.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from inference.card import weight_bytes
+from inference.checkpoint import Checkpoint
+from inference.config import EngineConfig
+from inference.cost import CostModel
+from inference.device import choose_dtype, open_device
+from inference.encoder import Encoder, load_encoder
+from inference.errors import CannotServe, DeviceLost, RuntimeFailed
+from inference.golden import check, read_golden
+from inference.judge import question
+from inference.lane import Lane
+from inference.model import ServedModel
+from inference.profile import teach
+from inference.request import Request, Row
+from inference.task import abilities
+from inference.tokenizer import Text, TextTokenizer, TokenizerFile, read_vocabulary
+from inference.weights import Alone
+
+_FLOAT32_BYTES: Final = 4
+_BESIDE_WEIGHTS: Final = 1.25  # what a load and its batches take, as a multiple of the weights
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a start has come."""
+
+    model: str
+    stage: str  # `load` or `warm up`
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model that is ready, and what runs it."""
+
+    served: ServedModel
+    encoder: Encoder
+    lane: Lane
+
+    def answers(self, inputs: Sequence[Text]) -> list[Row]:
+        """
+        Return its main output for texts and pairs, each run alone, so that none changes how another is summed up.
+
+        Raises CannotServe for an input that it cannot read, and what a runtime raises.
+        """
+        served, encoder = self.served, self.encoder
+        judges = served.causal and served.task == "rerank"
+        texts = [question(*text) if judges and isinstance(text, tuple) else text for text in inputs]
+        rows = []
+        for number, piece in enumerate(TextTokenizer(served.tokenizer, served.max_length).encode(texts), start=1):
+            if not 1 <= len(piece.ids) <= served.max_length:
+                wanted = f"{len(piece.ids)} tokens, and it reads 1 to {served.max_length}"
+                raise CannotServe(f"model {served.name}: case {number} has {wanted}")
+            [row] = encoder.rows([Request(served.key, piece.ids, piece.types, encoder.output)])
+            if row.size == 0:
+                raise CannotServe(f"model {served.name}: case {number} asks for nothing: it holds no mask")
+            rows.append(row)
+        return rows
+
+
+class Loader:
+    """Loads models on the device that the settings ask for."""
+
+    def __init__(
+        self, config: EngineConfig, *, clock: Callable[[], float] = time.monotonic, progress: Callable[[Progress], None]
+    ) -> None:
+        """Find the device; raises CannotServe."""
+        self.device = open_device(config.device)
+        limits = config.limits
+        self.limits = replace(limits, max_batch_tokens=limits.max_batch_tokens or self.device.batch_tokens)
+        self._config = config
+        self._clock = clock
+        self._progress = progress
+
+    def load(
+        self, checkpoint: Checkpoint, golden: Path | None, *, version: int = 1, alone: Alone = nullcontext
+    ) -> LoadedModel:
+        """
+        Load, warm up and compare with the golden answers in a file (blocking); raises CannotServe.
+
+        `alone` keeps all other models from running meanwhile.
+        """
+        known = None if golden is None else read_golden(golden)
+        try:
+            loaded = self._load(checkpoint, version, alone)
+            if known is not None:
+                check(known, checkpoint.name, checkpoint.task, loaded.answers(known.inputs))
+        except (RuntimeFailed, DeviceLost) as err:
+            raise CannotServe(f"model {checkpoint.name} fails on {self.device.name}: {err}") from err
+        return loaded
+
+    def needed_bytes(self, checkpoint: Checkpoint) -> int:
+        """Return about how much memory a load takes until its model serves; raises CannotServe."""
+        dtype = choose_dtype(self._config.device, self.device, checkpoint)
+        number_bytes = dtype.itemsize + (_FLOAT32_BYTES if dtype != torch.float32 else 0)  # it is compared with float32
+        return round(_BESIDE_WEIGHTS * weight_bytes(checkpoint, number_bytes))
+
+    def _load(self, checkpoint: Checkpoint, version: int, alone: Alone) -> LoadedModel:
+        self._progress(Progress(checkpoint.name, "load", 0, 1))
+        started = self._clock()
+        tokenizer = checkpoint.tokenizer()
+        vocabulary = read_vocabulary(tokenizer)
+        dtype = choose_dtype(self._config.device, self.device, checkpoint)
+        encoder = load_encoder(checkpoint, self.device, dtype, vocabulary, alone=alone)
+        if vocabulary.highest >= encoder.vocab_size:
+            raise CannotServe(f"model {checkpoint.name}: its tokenizer has ids that its weights do not know")
+        self._progress(Progress(checkpoint.name, "load", 1, 1))
+        loaded = self._clock()
+        lane = Lane(encoder.packed, CostModel())
+        self._warm_up(checkpoint.name, encoder, lane)
+        served = replace(
+            _served(checkpoint, encoder, tokenizer),
+            dtype=str(dtype).removeprefix("torch."),
+            device=self.device.name,
+            load_s=loaded - started,
+            warm_up_s=self._clock() - loaded,
+            version=version,
+        )
+        return LoadedModel(served, encoder, lane)
+
+    def _warm_up(self, name: str, encoder: Encoder, lane: Lane) -> None:
+        """Run batches of many shapes, so that the cost is known before the first call."""
+        plans = _warm_up_plans(encoder.max_length, self.limits.max_batch_tokens)
+        for done, lengths in enumerate(plans):
+            self._progress(Progress(name, "warm up", done, len(plans)))
+            teach(name, encoder.output, lengths, encoder, lane)
+        lane.cost.settle()
+        self._progress(Progress(name, "warm up", len(plans), len(plans)))
+
+
+def _served(checkpoint: Checkpoint, encoder: Encoder, tokenizer: TokenizerFile) -> ServedModel:
+    return ServedModel(
+        name=checkpoint.name,
+        task=checkpoint.task,
+        abilities=abilities(checkpoint.task, checkpoint.labels),
+        revision=checkpoint.revision,
+        dtype="",
+        device="",
+        packed=encoder.packed,
+        hidden_size=encoder.hidden_size,
+        vocab_size=encoder.vocab_size,
+        max_length=min(encoder.max_length, tokenizer.max_length),
+        normalised=checkpoint.normalise,
+        tokenizer=tokenizer,
+        causal=checkpoint.causal,
+        labels=checkpoint.labels,
+        problem_type=checkpoint.problem_type,
+        pooling=checkpoint.pooling,
+        prompts=checkpoint.prompts,
+        default_prompt=checkpoint.default_prompt,
+        padded_because=encoder.padded_because,
+    )
+
+
+def _warm_up_plans(max_length: int, budget: int) -> list[list[int]]:
+    """Lengths of the batches to rehearse: single texts, some, and a full budget, short and long."""
+    lengths = sorted({min(length, max_length) for length in (4, 16, 64, 256, max_length)})
+    plans = []
+    for length in lengths:
+        counts = sorted({1, min(4, budget // length), min(256, budget // length)} - {0})
+        plans += [[length] * count for count in counts]
+    return plans
