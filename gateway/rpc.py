@@ -6,8 +6,7 @@ ended well whatever its status; the body of a failed one is its sentence.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
@@ -140,6 +139,10 @@ class Rpc:
 
     async def _call(self, path: str, message: bytes, context: Any) -> bytes:
         """Answer one call."""
+        self._begun(context)
+        return await self._answered(path, message, context)
+
+    async def _answered(self, path: str, message: bytes, context: Any) -> bytes:
         answer = await self._exchange(path, message, context)
         if answer.code is not grpc.StatusCode.OK:
             await context.abort(answer.code, answer.body.decode(), answer.metadata)
@@ -148,8 +151,9 @@ class Rpc:
 
     async def _stream(self, path: str, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Answer the messages of a stream one after the other."""
+        self._begun(context)
         async for message in messages:
-            yield await self._call(path, message, context)
+            yield await self._answered(path, message, context)
 
     async def _exchange(self, path: str, message: bytes, context: Any) -> _Answer:
         """Ask the application; gRPC cancels this when the caller goes or its deadline passes."""
@@ -167,20 +171,19 @@ class Rpc:
             else:
                 answer.body += part.get("body", b"")
 
-        with self._counted():
-            await self._app(self._scope(path, context), receive, send)
+        await self._app(self._scope(path, context), receive, send)
         return answer
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _begun(self, context: Any) -> None:
+        """Count a call until its answer has been sent, not only made."""
         self._running += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
+        context.add_done_callback(self._ended)
+
+    def _ended(self, context: Any) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
 
     def _scope(self, path: str, context: Any) -> Scope:
         """Describe a call as ASGI does; its own deadline goes before a header that says the same."""

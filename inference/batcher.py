@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from inference.config import Limits
 from inference.demand import Demand, DemandMeter
@@ -26,6 +27,8 @@ from inference.scheduler import Decision, Refused, Scheduler, SchedulerStatistic
 from inference.settlement import Settlement, report_of, settle, settlements
 
 _log = logging.getLogger(__name__)
+
+_MOMENT_S: Final = 0.1
 
 Observer = Callable[[Dispatched | Report], None]
 
@@ -172,10 +175,9 @@ class Batcher:
             self._changed.notify_all()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the device threads to end; a lost one is left behind (it is a daemon, and may never end)."""
+        """Wait for the device threads to end; a lost one gets a moment (it is a daemon, and may never end)."""
         for device in self._devices:
-            if not device.lost:
-                device.thread.join(timeout_s)
+            device.thread.join(min(timeout_s, _MOMENT_S) if device.lost else timeout_s)
 
     def statistics(self) -> BatcherStatistics:
         """Take a snapshot."""
