@@ -197,8 +197,8 @@ GUARDS = (
     Guard(
         "nobody waits for a stuck thread",
         BATCHER,
-        "            if not device.lost:\n",
-        "            if True:\n",
+        "min(timeout_s, _MOMENT_S) if device.lost else timeout_s",
+        "timeout_s",
         f"{TESTS}test_the_end_does_not_wait_for_a_lost_device",
     ),
     Guard(
