@@ -47,6 +47,7 @@ def test_a_stop_under_load_answers_every_call_it_took(start: Callable[..., Headr
 
 
 @pytest.mark.usefixtures("minilm_path")
+@pytest.mark.slow
 def test_a_stop_finishes_the_backlog_that_was_taken(start: Callable[..., Headrace]) -> None:
     """Every caller has one call of twelve texts in the queue; an interrupt drains without delay."""
     server = start("--drain-delay", "600", "--max-batch-tokens", "256")
@@ -70,6 +71,7 @@ def test_a_stop_finishes_the_backlog_that_was_taken(start: Callable[..., Headrac
     assert code == 0
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait(start: Callable[..., Headrace], tmp_path: Path) -> None:
     server = start("--model", str(save_tiny("bert", tmp_path / "bert")), "--drain-delay", "600")
 
@@ -81,6 +83,7 @@ def test_a_second_signal_does_not_wait(start: Callable[..., Headrace], tmp_path:
     assert server.wait() == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_stop_while_starting_is_clean(start: Callable[..., Headrace]) -> None:
     server = start()
 

@@ -83,6 +83,7 @@ async def test_a_reranker_scores_as_transformers_does(reranker_path: Path) -> No
     assert ranked([item.logit for item in made.items], 2) == [0, 1]
 
 
+@pytest.mark.slow
 async def test_a_thousand_documents_keep_their_order(reranker_path: Path) -> None:
     documents = [f"{'water ' * (i % 10)} wheel {i}" for i in range(1000)]
     reference = plain("text-classification", reranker_path, function_to_apply="none")
