@@ -11,7 +11,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -90,7 +90,8 @@ def write(path: Path, content: Keyfile) -> None:
     """Put a new file in the place of the old one; raises OSError, and then the old one stands."""
     real = _real(path)
     descriptor, made = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.")  # for its owner alone
-    try:
+    with ExitStack() as undo:
+        undo.callback(os.unlink, made)
         with open(descriptor, "wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n")
             file.flush()
@@ -98,9 +99,7 @@ def write(path: Path, content: Keyfile) -> None:
         if real.exists():
             os.chmod(made, real.stat().st_mode & 0o777)
         os.replace(made, real)
-    except BaseException:
-        os.unlink(made)
-        raise
+        undo.pop_all()
 
 
 def make_key(caller: str, now: datetime, expires: datetime | None = None) -> tuple[str, StoredKey]:

@@ -27,7 +27,6 @@ from inference.scheduler import Decision, Refused, Scheduler, SchedulerStatistic
 from inference.settlement import Settlement, report_of, settle, settlements
 
 _log = logging.getLogger(__name__)
-
 _MOMENT_S: Final = 0.1
 
 Observer = Callable[[Dispatched | Report], None]

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
+from inference.errors import RuntimeFailed
 from inference.request import Tokens
 
 ATTENTION: Final = "headrace_packed"
@@ -82,7 +83,7 @@ def packed_attention(
     unsupported = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if unsupported or attention_mask is not None:
         # Never answered wrongly: the self-test meets this first, and such a model is padded.
-        raise NotImplementedError(f"packed attention with {unsupported or 'a mask'}")
+        raise RuntimeFailed(f"packed attention with {unsupported or 'a mask'}")
     _active.calls += 1
     causal = _is_causal(module, options)
     window = options.get("sliding_window")

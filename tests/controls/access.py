@@ -51,7 +51,7 @@ GUARDS = (
     Guard(
         "a file that cannot be written leaves nothing behind",
         KEYFILE,
-        "os.unlink(made)",
+        "undo.callback(os.unlink, made)",
         "pass",
         f"{T}keyfile.py::test_a_file_that_cannot_be_written_stays_as_it_was",
     ),

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel
 
+from inference.errors import RuntimeFailed
 from inference.packing import Run, layout, packed_as, packed_attention, self_test
 
 VALUES = torch.Generator().manual_seed(0)
@@ -53,7 +54,7 @@ def test_attention_is_what_a_masked_softmax_gives(causal: bool, window: int | No
 def test_what_it_cannot_do_is_an_error_and_not_a_wrong_answer() -> None:
     x = torch.zeros(1, 1, 2, 4)
 
-    with packed_as(layout([2])), pytest.raises(NotImplementedError, match="softcap"):
+    with packed_as(layout([2])), pytest.raises(RuntimeFailed, match="softcap"):
         packed_attention(torch.nn.Identity(), x, x, x, None, softcap=30.0)
 
 
