@@ -22,6 +22,7 @@ from inference.errors import CannotServe, InferenceError
 from inference.heads import Head, Pooled, Rows, TokenVectors, own_head
 from inference.own_head import OwnHead
 from inference.packing import difference, layout, packed_as, position_offset, probes, self_test, tolerance
+from inference.prepacked import prepack
 from inference.request import Batch, Output, Request, Row, RowFailed, Tokens
 from inference.task import Task
 from inference.tokenizer import Vocabulary
@@ -103,6 +104,12 @@ class Encoder:
         if not off <= tolerance(self._model.dtype):
             self._pads = False
             self.padded_because = f"{self.padded_because}; padding changes its answers: equal lengths run together"
+
+    def prepack(self) -> int:
+        """Lay out the weights of a packed model on a CPU once, as its products read them; returns how many."""
+        if not self.packed or self._device.place.type != "cpu":
+            return 0
+        return prepack(self._model, but=self._model.get_output_embeddings())  # type: ignore[no-untyped-call]
 
     def launch(self, batch: Batch) -> "_Launched":
         """Run a batch: asynchronous on CUDA, computed on return on a CPU."""
@@ -292,6 +299,7 @@ def load_encoder(
     """Load, compare a half-precision model with float32, and choose packing; raises CannotServe."""
     encoder = Encoder(checkpoint, device, dtype, vocabulary, alone=alone)
     encoder.choose_packing()
+    encoder.prepack()
     if dtype != torch.float32:
         _check_precision(encoder, Encoder(checkpoint, device, torch.float32, vocabulary))
     how = "packed" if encoder.packed else f"padded, since {encoder.padded_because}"

@@ -72,6 +72,21 @@ def test_the_self_test_finds_out_who_may_be_packed(tiny_paths: dict[str, Path], 
     assert encoder.packed or "ignores" in str(encoder.padded_because)
 
 
+@pytest.mark.parametrize(("architecture", "layers"), [("bert", 12), ("mpnet", 0)])
+def test_weights_are_laid_out_where_sequences_are_packed(
+    tiny_paths: dict[str, Path], architecture: str, layers: int
+) -> None:
+    encoder = Encoder(read_checkpoint("m", tiny_paths[architecture]), CPU, torch.float32)
+    encoder.choose_packing()
+    sequences = mixture(0, encoder.max_length, VOCABULARY)
+    before = np.stack(encoder.launch(batch(sequences)).wait())
+
+    changed = encoder.prepack()
+
+    assert changed == layers + bool(layers)  # and BERT's pooler
+    assert_equal(np.stack(encoder.launch(batch(sequences)).wait()), before)
+
+
 @pytest.mark.parametrize(("architecture", "longest"), [("bert", POSITIONS), ("roberta", POSITIONS - 2)])
 def test_the_positions_of_the_model_limit_the_length(
     tiny_paths: dict[str, Path], architecture: str, longest: int

@@ -1,0 +1,70 @@
+"""
+Linear layers whose weights were laid out once in the blocks that oneDNN multiplies.
+
+Torch's own layer finds the weights as they lie in the checkpoint, and lays them out for every batch or does without.
+Answers are the same sums in another order.
+"""
+
+from typing import Final
+
+import torch
+
+_ROWS: Final = 256  # of a usual batch; a layout is right for any number
+
+
+class Prepacked(torch.nn.Module):
+    """Takes the place of a Linear, [..., inputs] to [..., outputs], and of its memory."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        """Lay out its weight; raises RuntimeError where oneDNN cannot."""
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = linear.bias
+        self._laid = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)  # noqa: SLF001 - has no other name
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight as it was, [outputs, inputs], for models that read it: a copy."""
+        plain: torch.Tensor = self._laid.to_dense()
+        return plain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply, and add the bias."""
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._laid, self.bias, "none", [], "")  # noqa: SLF001
+        return out
+
+
+def prepack(model: torch.nn.Module, *, but: torch.nn.Module | None = None) -> int:
+    """
+    Put prepacked layers in the place of a CPU model's own, and return how many.
+
+    Left as they are: `but`, layers of another kind, weights that two layers share, and all where oneDNN cannot.
+    """
+    places = [
+        (parent, name)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is torch.nn.Linear and child is not but and _owners(model, child.weight) == 1
+    ]
+    if not all(_is_possible(dtype) for dtype in {getattr(parent, name).weight.dtype for parent, name in places}):
+        return 0
+    for parent, name in places:  # one after the other: each frees what it replaces
+        setattr(parent, name, Prepacked(getattr(parent, name)))
+    return len(places)
+
+
+def _owners(model: torch.nn.Module, weight: torch.Tensor) -> int:
+    return sum(weight is own for module in model.modules() for own in module.parameters(recurse=False))
+
+
+def _is_possible(dtype: torch.dtype) -> bool:
+    """Try a small layer: builds, processors and dtypes differ in what oneDNN does for them."""
+    if not torch.backends.mkldnn.enabled or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    with torch.inference_mode():
+        linear = torch.nn.Linear(8, 8, dtype=dtype)
+        try:
+            Prepacked(linear)(torch.ones(1, 8, dtype=dtype))
+        except RuntimeError:
+            return False
+    return True
