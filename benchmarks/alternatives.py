@@ -23,7 +23,7 @@ from transformers import AutoModel
 
 from inference import DeviceConfig, EngineConfig
 from inference.checkpoint import Checkpoint, open_checkpoints
-from inference.device import open_device
+from inference.device import open_devices
 from inference.encoder import Encoder, load_encoder
 from inference.request import Request
 
@@ -151,7 +151,8 @@ class _Models:
 def _models() -> _Models:
     """Load once in the process: the built-in default model, as the server serves it."""
     (checkpoint,) = open_checkpoints(EngineConfig())
-    encoder = load_encoder(checkpoint, open_device(DeviceConfig("cpu", threads=1)), torch.float32)
+    [device] = open_devices(DeviceConfig(("cpu",), threads=1))
+    encoder = load_encoder(checkpoint, device, torch.float32)
     plain = AutoModel.from_pretrained(
         checkpoint.path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
     )

@@ -247,7 +247,7 @@ def _headrace(place: int) -> Callable[[Sequence[str]], None]:
     limits = Limits(latency_target_s=1.0)  # 64 callers on one core wait that long whatever the batch
     config = EngineConfig(
         (ModelSource(row.name, str(row.model()), task=row.task),),
-        device=DeviceConfig("cpu", threads=1),
+        device=DeviceConfig(("cpu",), threads=1),
         limits=limits,
     )
     client = Client(Engine(config), limits)

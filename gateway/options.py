@@ -94,6 +94,11 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _places(text: str) -> tuple[str, ...]:
+    cpu, gpu = "cpu", "cuda(:[0-9]{1,3})?"
+    return tuple(_matching(f"auto|{cpu}(,{cpu})*|{gpu}(,{gpu})*", text).split(","))
+
+
 def _redis(text: str) -> str:
     if not re.fullmatch(r"(rediss?|unix)://\S+", text):
         raise ValueError("not such a URL")
@@ -235,7 +240,7 @@ PREFIX = Kind(
 )
 URL = Kind("URL", "a URL such as http://collector:4318, or none", _url, show=lambda url: url or "none")
 NAME = Kind("NAME", "a name of up to 100 letters, digits and ._/-", partial(_plain, r"[\w./-]{1,100}"))
-DEVICE = Kind("DEVICE", "auto, cpu, cuda or cuda:N", partial(_matching, "auto|cpu|cuda(:[0-9]{1,3})?"))
+DEVICES = Kind("DEVICES", "auto, or cpu, cuda, cuda:N, or several such as `cuda:0,cuda:1`", _places, show=",".join)
 BOOLEAN = Kind("", "true or false", _boolean, (bool,), lambda on: str(on).lower())
 MODEL = Kind(
     "MODEL",
@@ -260,7 +265,7 @@ KEYS = (
         MAYBE_FILE,
         "Folder of models that callers may load, beside those of --model",
     ),
-    Key("model-memory-bytes", "engine.control.memory_bytes", BYTES, "All weights together; 0: what is free"),
+    Key("model-memory-bytes", "engine.control.memory_bytes", BYTES, "Weights in each GPU's memory, or in the CPU's; 0: what is free"),
     Key("host", "http.host", HOST, "Address to listen on; any but a loopback one needs keys or allow-anonymous"),
     Key("port", "http.port", PORT, "Port of the API; 0 takes any free one"),
     Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),
@@ -302,9 +307,9 @@ KEYS = (
     Key("max-timeout-ms", "deadlines.max_timeout_s", MILLISECONDS, "Longest timeout that a call may name"),
     Key("drain-delay", "drain.drain_delay_s", _time("seconds", 1, 0), "How long a stop still accepts calls"),
     Key("drain-timeout", "drain.drain_timeout_s", SECONDS, "How long accepted calls may take after that"),
-    Key("device", "engine.device.device", DEVICE, "Where models run"),
+    Key("device", "engine.device.devices", DEVICES, "Where models run: a replica on each; the CPU may be named twice"),
     Key("dtype", "engine.device.dtype", _words("auto", "float32", "float16", "bfloat16"), "Numbers models compute in"),
-    Key("threads", "engine.device.threads", _whole("", 0, 4096), "CPU threads; 0 leaves the choice to torch"),
+    Key("threads", "engine.device.threads", _whole("", 0, 4096), "CPU threads in all; 0 leaves the choice to torch"),
     Key("max-batch-tokens", "engine.limits.max_batch_tokens", TOKENS, "Tokens in one batch; 0: the device's default"),
     Key("max-waiting-tokens", "engine.limits.max_waiting_tokens", TOKENS, "Tokens that may wait; more are refused"),
     Key("stuck-after", "engine.limits.stuck_after_s", SECONDS, "Longest batch, or 10 x its prediction; then exit 1"),

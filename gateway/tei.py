@@ -284,7 +284,7 @@ class TEI:
 
     def _headers(self, inputs: Inputs, made: Answer[Any]) -> dict[str, str]:
         """Say what the answer cost, in whole milliseconds, which add up."""
-        on_cpu = self._door.client.models[made.model].device == "cpu"
+        on_cpu = self._door.client.models[made.model].device.startswith("cpu")
         times = made.timings
         spent = [round(part * 1000) for part in (times.tokenise_s, times.queue_s, times.device_s)]
         total, tokenising, queue, device = map(str, [sum(spent), *spent])

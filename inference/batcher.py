@@ -222,7 +222,8 @@ class Batcher:
     def _notice_leaving(self) -> None:
         """Tell who waits for it that nothing of a model waits or runs any more (any thread, under the lock)."""
         for model, idle in self._leaving.items():
-            if self._lost is not None or not self._scheduler.is_busy(model):
+            taken = any(device.taken == model for device in self._devices)  # or between two attempts
+            if self._lost is not None or not (taken or self._scheduler.is_busy(model)):
                 self._call(idle.set)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -259,7 +260,7 @@ class Batcher:
                 now = self._clock()
                 decision = self._scheduler.decide(device.state, now) if not self._holds else Decision()
                 if decision.batch is not None or decision.expired:
-                    device.taken = decision.batch is not None
+                    device.taken = None if decision.batch is None else decision.batch.model
                     return decision
                 if self._closing and not self._holds:
                     return None
@@ -269,7 +270,7 @@ class Batcher:
         """Tell the meter how long the device was not free: the batch, its halves if it failed, and the way home."""
         with self._changed:
             now = self._clock()
-            device.taken = False
+            device.taken = None
             self._demand.ran(batch.predicted_s, now - taken)
             self._demand.hold(self._scheduler.in_flight_s(), now)
             self._notice_leaving()
@@ -278,9 +279,8 @@ class Batcher:
 
     def _run(self, device: DeviceThread, batch: Batch) -> None:
         """Run a batch; of one that fails, its halves and theirs, until only the guilty have failed."""
-        self._observer(
-            Dispatched(name_of(batch.model), tuple(self._clock() - entry.arrived for entry in batch.entries))
-        )
+        waits_s = tuple(self._clock() - entry.arrived for entry in batch.entries)
+        self._observer(Dispatched(name_of(batch.model), waits_s))
         parts = [batch]
         while parts:
             part = parts.pop()

@@ -42,11 +42,11 @@ def told_for(model: str, all_told: Sequence[ForModel[Told]]) -> Told | None:
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """Where models run: `auto`, `cpu`, `cuda` or `cuda:1`; 0 threads leaves the choice to torch."""
+    """Where models run: `auto`, or places of one kind (`cpu`, `cuda`, `cuda:1`); 0 threads: torch chooses."""
 
-    device: str = "auto"
+    devices: tuple[str, ...] = ("auto",)
     dtype: DType = "auto"
-    threads: int = 0
+    threads: int = 0  # of all devices together
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class ControlConfig:
 
     mode: Literal["none", "explicit"] = "none"
     root: Path | None = None
-    memory_bytes: int = 0  # that all weights together may take; 0: what the device has
+    memory_bytes: int = 0  # that all weights may take of each GPU's memory, or of the CPU's; 0: what is free
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,13 +143,14 @@ class CostModel:
         """Predict the device seconds of one batch of this shape."""
         return self._time.predict(shape)
 
-    def backlog_s(self, shape: Shape, max_tokens: float, max_s: float) -> float:
-        """Predict the device seconds of so much work when it runs in batches of so many tokens or seconds."""
+    def backlog_s(self, shape: Shape, max_tokens: float, max_s: float, devices: int = 1) -> float:
+        """Predict how long so much work takes in batches of so many tokens or seconds, on so many devices at once."""
         if shape.sequences == 0:
             return 0.0
         base_s = self.base_s
         work_s = self.seconds(shape) - base_s
-        return work_s + math.ceil(self._batches(shape, work_s, max_tokens, max_s)) * base_s
+        batches = math.ceil(self._batches(shape, work_s, max_tokens, max_s))
+        return work_s / min(devices, batches) + math.ceil(batches / devices) * base_s
 
     def share_s(self, shape: Shape, max_tokens: float, max_s: float) -> float:
         """Predict the device seconds of so much work as a part of endless work like it, in such batches."""

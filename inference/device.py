@@ -20,11 +20,12 @@ class Device:
     """A place where models run."""
 
     place: torch.device
+    number: int | None = None  # of several in one place
 
     @property
     def name(self) -> str:
-        """`cpu`, `cuda:0`, ..."""
-        return str(self.place)
+        """`cpu`, `cuda:0`, ..., and `cpu:0`, `cpu:1` where the CPU is two devices."""
+        return str(self.place) if self.number is None else f"{self.place}:{self.number}"
 
     @property
     def batch_tokens(self) -> int:
@@ -32,19 +33,20 @@ class Device:
         return _BATCH_TOKENS[self.place.type]
 
 
-def open_device(config: DeviceConfig) -> Device:
-    """Find the device that the settings ask for; raises CannotServe."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    wanted = config.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cpu":
-        return Device(torch.device("cpu"))
-    place = torch.device(wanted)
-    if not torch.cuda.is_available() or (place.index or 0) >= torch.cuda.device_count():
-        raise CannotServe(f"device {wanted}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices")
-    return Device(torch.device("cuda", place.index or 0))
+def open_devices(config: DeviceConfig) -> tuple[Device, ...]:
+    """Find the devices that the settings ask for, and share the CPU's threads out; raises CannotServe."""
+    places = [_place(wanted) for wanted in config.devices]
+    gpus = [place for place in places if place.type != "cpu"]
+    if len({place.type for place in places}) != 1 or len(set(gpus)) < len(gpus):
+        raise CannotServe(f"devices {', '.join(config.devices)}: they must be of one kind, and each GPU once")
+    for gpu in gpus:
+        if not torch.cuda.is_available() or gpu.index >= torch.cuda.device_count():
+            seen = torch.cuda.device_count()
+            raise CannotServe(f"device {gpu}: torch {torch.__version__} sees {seen} CUDA devices")
+    several_cpus = len(places) if len(places) > 1 and not gpus else 0
+    if config.threads or several_cpus:  # threads that start later have as many
+        torch.set_num_threads(max(1, (config.threads or torch.get_num_threads()) // max(1, several_cpus)))
+    return tuple(Device(place, number if several_cpus else None) for number, place in enumerate(places))
 
 
 def choose_dtype(config: DeviceConfig, device: Device, checkpoint: Checkpoint) -> torch.dtype:
@@ -55,6 +57,13 @@ def choose_dtype(config: DeviceConfig, device: Device, checkpoint: Checkpoint) -
     if device.place.type == "cpu":
         return torch.float32
     return torch.bfloat16 if checkpoint.saved_dtype == "bfloat16" else torch.float16
+
+
+def _place(wanted: str) -> torch.device:
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(wanted)
+    return place if place.type == "cpu" else torch.device(place.type, place.index or 0)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ class DeviceThread:
         self.state = DeviceState(name)
         self.runtimes = dict(runtimes)
         self.running: tuple[Batch, float] | None = None  # and since when
-        self.taken = False  # by a batch, or by what is left of it between two attempts
+        self.taken: str | None = None  # by a batch of this model, or by what is left of it between two attempts
         self.batches = 0
         self.lost = False
         self.thread = threading.Thread(target=life, args=(self,), name=f"device-{name}", daemon=True)

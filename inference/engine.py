@@ -11,9 +11,9 @@ from inference.card import Loaded
 from inference.checkpoint import Checkpoint, open_checkpoints, open_default, open_told
 from inference.config import EngineConfig, ForModel, ModelSource, Told, told_for
 from inference.errors import Unavailable
-from inference.footprint import free_bytes, peak_bytes, resident_bytes
+from inference.footprint import peak_bytes, resident_bytes
 from inference.heap import give_back
-from inference.loading import LoadedModel, Loader, Progress
+from inference.loading import LoadedModel, Loader, Progress, answers
 from inference.model import ServedModel
 from inference.profile import Profile, measure, rehearse
 from inference.request import Call, Result, Row
@@ -53,8 +53,11 @@ class Engine:
         self.config = replace(self.config, goldens=goldens, tasks=_named(self.config.tasks, checkpoints[0].name))
         ready = [loader.load(checkpoint, told_for(checkpoint.name, goldens)) for checkpoint in checkpoints]
         self._batcher = Batcher(
-            Scheduler(loader.limits, {loaded.served.key: loaded.lane for loaded in ready}),
-            {loader.device.name: {loaded.served.key: loaded.encoder for loaded in ready}},
+            Scheduler(loader.limits, {loaded.served.key: loaded.lane for loaded in ready}, devices=len(loader.devices)),
+            {
+                device.name: {loaded.served.key: loaded.encoders[device.name] for loaded in ready}
+                for device in loader.devices
+            },
             loader.limits,
             clock=self._clock,
             observer=self._observer,
@@ -74,8 +77,7 @@ class Engine:
 
     def add(self, loaded: LoadedModel) -> None:
         """Take calls for a model that is ready."""
-        device = self._loading().device.name
-        self._running().add(loaded.served.key, loaded.lane, {device: loaded.encoder})
+        self._running().add(loaded.served.key, loaded.lane, loaded.encoders)
         self._loaded[loaded.served.key] = loaded
         self.models[loaded.served.name] = loaded.served
 
@@ -88,22 +90,20 @@ class Engine:
         await asyncio.to_thread(_let_go, going)
 
     def needed_bytes(self, checkpoint: Checkpoint) -> int:
-        """Return about what it takes to load a model; raises CannotServe."""
+        """Return about how much of a device's memory it takes to load a model; raises CannotServe."""
         return self._loading().needed_bytes(checkpoint)
 
     def free_bytes(self) -> int | None:
-        """Return what more models may take, if that is known."""
-        budget = self.config.control.memory_bytes
-        if not budget:
-            return free_bytes(self._loading().device.name)
-        return budget - sum(loaded.encoder.weight_bytes for loaded in self._loaded.values())
+        """Return what more models may take of every device's memory, if that is known."""
+        loader, budget = self._loading(), self.config.control.memory_bytes
+        return budget - sum(map(loader.held_bytes, self._loaded.values())) if budget else loader.free_bytes()
 
     def held_bytes(self, key: str) -> int:
-        """Return what a loaded model's weights take."""
-        return self._loaded[key].encoder.weight_bytes
+        """Return what a loaded model's weights take of a device's memory."""
+        return self._loading().held_bytes(self._loaded[key])
 
     def profile(self, rounds: int = 60) -> list[Profile]:
-        """Measure every loaded model on its device (blocking; instead of `start`, not beside it)."""
+        """Measure every loaded model on the first device (blocking; instead of `start`, not beside it)."""
         limits = self._loading().limits
         return [
             measure(
@@ -124,7 +124,8 @@ class Engine:
 
         Raises CannotServe for an input that it cannot read, and what a runtime raises.
         """
-        return self._loaded[model].answers(inputs)
+        loaded = self._loaded[model]
+        return answers(loaded.served, loaded.encoder, inputs)
 
     def inspect(self, model: str) -> Loaded:
         """Say what a model turned out to be, and measure its memory (blocking; instead of `start`)."""
@@ -133,7 +134,8 @@ class Engine:
         length = min(_FOOTPRINT_LENGTH, served.max_length)
         lengths = [length] * (_FOOTPRINT_TOKENS // length)
         batch_bytes = peak_bytes(
-            lambda: rehearse(model, encoder.output, lengths, lane.shape(lengths), encoder), served.device
+            lambda: rehearse(model, encoder.output, lengths, lane.shape(lengths), encoder),
+            self._loading().devices[0].name,
         )
         return Loaded(
             packed=served.packed,

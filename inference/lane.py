@@ -53,9 +53,9 @@ class Lane:
         """What these lengths cost the device when they run together."""
         return packed_shape(lengths) if self.packed else padded_shape(lengths)
 
-    def seconds(self, work: Shape, limits: Limits) -> float:
-        """Device seconds of so much work (unpadded) in full batches."""
-        return self.cost.backlog_s(self._padded(work), self.cap_tokens(limits), self.cap_s(limits))
+    def seconds(self, work: Shape, limits: Limits, devices: int = 1) -> float:
+        """How long so much work (unpadded) takes in full batches on so many devices: on one, its device seconds."""
+        return self.cost.backlog_s(self._padded(work), self.cap_tokens(limits), self.cap_s(limits), devices)
 
     def price_s(self, work: Shape, limits: Limits) -> float:
         """Device seconds of so much work (unpadded) among much more like it: its part of full batches."""

@@ -4,8 +4,9 @@ One model, from its checkpoint to where it can take calls: loaded, warmed up, an
 It may run beside models that serve: on a thread of its own, which shares the device with theirs.
 """
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from inference.card import weight_bytes
 from inference.checkpoint import Checkpoint
 from inference.config import EngineConfig
 from inference.cost import CostModel
-from inference.device import choose_dtype, open_device
+from inference.device import Device, choose_dtype, open_devices
 from inference.encoder import Encoder, load_encoder
 from inference.errors import CannotServe, DeviceLost, RuntimeFailed
+from inference.footprint import free_bytes
 from inference.golden import check, read_golden
 from inference.judge import question
 from inference.lane import Lane
@@ -46,43 +48,29 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model that is ready, and what runs it."""
+    """A model that is ready, and what runs it on each device."""
 
     served: ServedModel
-    encoder: Encoder
+    encoders: Mapping[str, Encoder]  # by the device's name; all answer alike
     lane: Lane
 
-    def answers(self, inputs: Sequence[Text]) -> list[Row]:
-        """
-        Return its main output for texts and pairs, each run alone, so that none changes how another is summed up.
-
-        Raises CannotServe for an input that it cannot read, and what a runtime raises.
-        """
-        served, encoder = self.served, self.encoder
-        judges = served.causal and served.task == "rerank"
-        texts = [question(*text) if judges and isinstance(text, tuple) else text for text in inputs]
-        rows = []
-        for number, piece in enumerate(TextTokenizer(served.tokenizer, served.max_length).encode(texts), start=1):
-            if not 1 <= len(piece.ids) <= served.max_length:
-                wanted = f"{len(piece.ids)} tokens, and it reads 1 to {served.max_length}"
-                raise CannotServe(f"model {served.name}: case {number} has {wanted}")
-            [row] = encoder.rows([Request(served.key, piece.ids, piece.types, encoder.output)])
-            if row.size == 0:
-                raise CannotServe(f"model {served.name}: case {number} asks for nothing: it holds no mask")
-            rows.append(row)
-        return rows
+    @property
+    def encoder(self) -> Encoder:
+        """The one on the first device."""
+        return next(iter(self.encoders.values()))
 
 
 class Loader:
-    """Loads models on the device that the settings ask for."""
+    """Loads models on the devices that the settings ask for."""
 
     def __init__(
         self, config: EngineConfig, *, clock: Callable[[], float] = time.monotonic, progress: Callable[[Progress], None]
     ) -> None:
-        """Find the device; raises CannotServe."""
-        self.device = open_device(config.device)
+        """Find the devices; raises CannotServe."""
+        self.devices = open_devices(config.device)
         limits = config.limits
-        self.limits = replace(limits, max_batch_tokens=limits.max_batch_tokens or self.device.batch_tokens)
+        self.limits = replace(limits, max_batch_tokens=limits.max_batch_tokens or self.devices[0].batch_tokens)
+        self._places = {str(device.place) for device in self.devices}  # each with a memory of its own
         self._config = config
         self._clock = clock
         self._progress = progress
@@ -91,7 +79,7 @@ class Loader:
         self, checkpoint: Checkpoint, golden: Path | None, *, version: int = 1, alone: Alone = nullcontext
     ) -> LoadedModel:
         """
-        Load, warm up and compare with the golden answers in a file (blocking); raises CannotServe.
+        Load, warm up and compare with the golden answers in a file, on each device; raises CannotServe (blocking).
 
         `alone` keeps all other models from running meanwhile.
         """
@@ -99,48 +87,92 @@ class Loader:
         try:
             loaded = self._load(checkpoint, version, alone)
             if known is not None:
-                check(known, checkpoint.name, checkpoint.task, loaded.answers(known.inputs))
+                for encoder in loaded.encoders.values():
+                    check(known, checkpoint.name, checkpoint.task, answers(loaded.served, encoder, known.inputs))
         except (RuntimeFailed, DeviceLost) as err:
-            raise CannotServe(f"model {checkpoint.name} fails on {self.device.name}: {err}") from err
+            raise CannotServe(f"model {checkpoint.name} fails on {_names(self.devices)}: {err}") from err
         return loaded
 
     def needed_bytes(self, checkpoint: Checkpoint) -> int:
-        """Return about how much memory a load takes until its model serves; raises CannotServe."""
-        dtype = choose_dtype(self._config.device, self.device, checkpoint)
-        number_bytes = dtype.itemsize + (_FLOAT32_BYTES if dtype != torch.float32 else 0)  # it is compared with float32
-        return round(_BESIDE_WEIGHTS * weight_bytes(checkpoint, number_bytes))
+        """Return about how much of a memory a load takes until its model serves; raises CannotServe."""
+        dtype = choose_dtype(self._config.device, self.devices[0], checkpoint)
+        compared = _FLOAT32_BYTES if dtype != torch.float32 else 0  # with float32, one device after the other
+        return round(_BESIDE_WEIGHTS * weight_bytes(checkpoint, self._replicas * dtype.itemsize + compared))
+
+    def held_bytes(self, loaded: LoadedModel) -> int:
+        """Return how much of a memory the weights of a model take."""
+        return self._replicas * loaded.encoder.weight_bytes
+
+    def free_bytes(self) -> int | None:
+        """Return what may still be taken of every memory, if one tells."""
+        told = [free for free in map(free_bytes, self._places) if free is not None]
+        return min(told, default=None)
+
+    @property
+    def _replicas(self) -> int:
+        """How many share a memory: there are as many in each."""
+        return len(self.devices) // len(self._places)
 
     def _load(self, checkpoint: Checkpoint, version: int, alone: Alone) -> LoadedModel:
-        self._progress(Progress(checkpoint.name, "load", 0, 1))
         started = self._clock()
         tokenizer = checkpoint.tokenizer()
         vocabulary = read_vocabulary(tokenizer)
-        dtype = choose_dtype(self._config.device, self.device, checkpoint)
-        encoder = load_encoder(checkpoint, self.device, dtype, vocabulary, alone=alone)
-        if vocabulary.highest >= encoder.vocab_size:
-            raise CannotServe(f"model {checkpoint.name}: its tokenizer has ids that its weights do not know")
-        self._progress(Progress(checkpoint.name, "load", 1, 1))
+        dtype = choose_dtype(self._config.device, self.devices[0], checkpoint)
+        encoders: dict[str, Encoder] = {}
+        for done, device in enumerate(self.devices):
+            self._progress(Progress(checkpoint.name, "load", done, len(self.devices)))
+            encoder = load_encoder(checkpoint, device, dtype, vocabulary, alone=alone)
+            if vocabulary.highest >= encoder.vocab_size:
+                raise CannotServe(f"model {checkpoint.name}: its tokenizer has ids that its weights do not know")
+            encoders[device.name] = encoder
+        self._progress(Progress(checkpoint.name, "load", len(self.devices), len(self.devices)))
         loaded = self._clock()
-        lane = Lane(encoder.packed, CostModel())
-        self._warm_up(checkpoint.name, encoder, lane)
+        padded = [encoder for encoder in encoders.values() if not encoder.packed]
+        lane = Lane(not padded, CostModel())
+        self._warm_up(checkpoint.name, list(encoders.values()), lane)
         served = replace(
-            _served(checkpoint, encoder, tokenizer),
+            _served(checkpoint, [*padded, encoder][0], tokenizer),
             dtype=str(dtype).removeprefix("torch."),
-            device=self.device.name,
+            device=_names(self.devices),
             load_s=loaded - started,
             warm_up_s=self._clock() - loaded,
             version=version,
         )
-        return LoadedModel(served, encoder, lane)
+        return LoadedModel(served, encoders, lane)
 
-    def _warm_up(self, name: str, encoder: Encoder, lane: Lane) -> None:
-        """Run batches of many shapes, so that the cost is known before the first call."""
-        plans = _warm_up_plans(encoder.max_length, self.limits.max_batch_tokens)
-        for done, lengths in enumerate(plans):
-            self._progress(Progress(name, "warm up", done, len(plans)))
+    def _warm_up(self, name: str, encoders: Sequence[Encoder], lane: Lane) -> None:
+        """Run batches of many shapes on each device, so that the cost is known before the first call."""
+        plans = _warm_up_plans(encoders[0].max_length, self.limits.max_batch_tokens)
+        rehearsals = list(itertools.product(encoders, plans))
+        for done, (encoder, lengths) in enumerate(rehearsals):
+            self._progress(Progress(name, "warm up", done, len(rehearsals)))
             teach(name, encoder.output, lengths, encoder, lane)
         lane.cost.settle()
-        self._progress(Progress(name, "warm up", len(plans), len(plans)))
+        self._progress(Progress(name, "warm up", len(rehearsals), len(rehearsals)))
+
+
+def answers(served: ServedModel, encoder: Encoder, inputs: Sequence[Text]) -> list[Row]:
+    """
+    Return a model's main output for texts and pairs, each run alone, so that none changes how another is summed up.
+
+    Raises CannotServe for an input that it cannot read, and what a runtime raises.
+    """
+    judges = served.causal and served.task == "rerank"
+    texts = [question(*text) if judges and isinstance(text, tuple) else text for text in inputs]
+    rows = []
+    for number, piece in enumerate(TextTokenizer(served.tokenizer, served.max_length).encode(texts), start=1):
+        if not 1 <= len(piece.ids) <= served.max_length:
+            wanted = f"{len(piece.ids)} tokens, and it reads 1 to {served.max_length}"
+            raise CannotServe(f"model {served.name}: case {number} has {wanted}")
+        [row] = encoder.rows([Request(served.key, piece.ids, piece.types, encoder.output)])
+        if row.size == 0:
+            raise CannotServe(f"model {served.name}: case {number} asks for nothing: it holds no mask")
+        rows.append(row)
+    return rows
+
+
+def _names(devices: Sequence[Device]) -> str:
+    return ", ".join(device.name for device in devices)
 
 
 def _served(checkpoint: Checkpoint, encoder: Encoder, tokenizer: TokenizerFile) -> ServedModel:

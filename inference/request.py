@@ -128,6 +128,7 @@ class Batch:
     entries: tuple[Entry, ...]
     shape: Shape
     predicted_s: float
+    device: str = ""  # that took it
 
     @property
     def tokens(self) -> int:

@@ -8,6 +8,7 @@ cut into batches `selection.py`'s; here models take turns, and calls that cannot
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from inference.config import Limits
@@ -67,9 +68,10 @@ class SchedulerStatistics:
 class Scheduler:
     """The work that waits, and the policy. The batcher calls it under one lock."""
 
-    def __init__(self, limits: Limits, lanes: Mapping[str, Lane]) -> None:
-        """Take the limits (a token budget > 0) and one lane a model."""
+    def __init__(self, limits: Limits, lanes: Mapping[str, Lane], *, devices: int = 1) -> None:
+        """Take the limits (a token budget > 0), one lane a model, and how many devices share the work."""
         self._limits = limits
+        self._devices = devices
         self._lanes = dict(lanes)
         self._running: dict[Batch, float] = {}  # -> when it is predicted to finish
         self._held: set[Entry] = set()  # what waits or runs
@@ -118,9 +120,9 @@ class Scheduler:
             before += entry.tokens
 
     def refusal(self, work: Work, now: float) -> Refused | None:
-        """Say why a call would be refused now; an idle engine refuses only what is hopeless, and tries some of that."""
+        """Say why a call would be refused now; an idle device refuses only what is hopeless, and tries some of that."""
         lane = self._lanes[work.model]
-        alone_s = lane.seconds(work.shape, self._limits)
+        alone_s = lane.seconds(work.shape, self._limits, self._devices)
         if self._is_idle():
             tried = now - lane.tried_at > alone_s / _TRYING
             if tried or not self._is_hopeless(lane, work.shape, work.deadline, now):
@@ -129,10 +131,9 @@ class Scheduler:
         if self._is_safe(lane, work, alone_s, now):
             return None
         waiting = sum(lane.waiting.load.tokens for lane in self._lanes.values())
-        wait_s = self._ahead_s(lane, work) + alone_s
-        finish = (
-            now + self._running_s(now) + max(wait_s + self._rounding_s(lane, wait_s), self._next_batch_s(lane, work))
-        )
+        ahead_s, free_s = self._ahead_s(lane, work), self._free_s(now)
+        own_s = alone_s + self._rounding_s(lane, ahead_s + alone_s)
+        finish = now + max(_level(free_s, ahead_s) + own_s, free_s[0] + self._next_batch_s(lane, work))
         excess = waiting + work.shape.tokens - self._limits.max_waiting_tokens
         hard = (_HARD_LIMIT - 1) * self._limits.max_waiting_tokens
         if excess > hard or (excess > 0 and self._is_over_its_share(lane, work)):
@@ -155,7 +156,7 @@ class Scheduler:
             lane.waiting.serve(entry)
         if not found.chosen:
             return Decision(expired=tuple(found.late))
-        batch = self._batch(lane, found.chosen, now)
+        batch = self._batch(lane, found.chosen, device.name, now)
         served_s = _served(lane.served_s, priority)
         self._served_s[priority] = max(_served(self._served_s, priority), served_s)
         lane.served_s[priority] = served_s + batch.predicted_s
@@ -173,7 +174,7 @@ class Scheduler:
         alive = [entry for entry in wanted if entry.deadline > now]
         self._held.difference_update(late)
         half = (len(alive) + 1) // 2
-        return tuple(self._batch(lane, part, now) for part in (alive[:half], alive[half:]) if part), late
+        return tuple(self._batch(lane, part, batch.device, now) for part in (alive[:half], alive[half:]) if part), late
 
     def finished(self, batch: Batch, report: Report, now: float) -> None:
         """Learn from a batch that ran."""
@@ -211,22 +212,24 @@ class Scheduler:
     # Admission.
 
     def _is_idle(self) -> bool:
-        return not self._running and not any(lane.waiting for lane in self._lanes.values())
+        """Whether a device is free for whatever comes."""
+        taken = {batch.device for batch in self._running}
+        return len(taken) < self._devices and not any(lane.waiting for lane in self._lanes.values())
 
     def _is_hopeless(self, lane: Lane, work: Shape, deadline: float, now: float) -> bool:
         """Whether work alone could not be in time even if the prediction is as much too high as it ever is."""
-        return now + lane.cost.least_share() * lane.seconds(work, self._limits) > deadline
+        return now + lane.cost.least_share() * lane.seconds(work, self._limits, self._devices) > deadline
 
     def _is_safe(self, lane: Lane, work: Work, alone_s: float, now: float) -> bool:
         """Whether work fits and is in time even behind all that waits: tells calm hours apart at little cost."""
-        tokens, behind_s = work.shape.tokens, self._running_s(now) + alone_s + lane.cap_s(self._limits)
+        tokens, behind_s = work.shape.tokens, sum(self._free_s(now)) + alone_s + lane.cap_s(self._limits)
         for other in self._lanes.values():
             tokens += other.waiting.load.tokens
             behind_s += other.seconds(other.waiting.load, self._limits)
         return tokens <= self._limits.max_waiting_tokens and now + 2 * behind_s <= work.deadline
 
     def _ahead_s(self, lane: Lane, work: Work) -> float:
-        """Seconds of what waits and goes ahead of this work, if nobody else comes."""
+        """Device seconds of what waits and goes ahead of this work, if nobody else comes."""
         limits = self._limits
         ahead = lane.waiting.tokens_ahead(work.priority, work.caller, work.deadline, work.shape.tokens)
         own_s = lane.seconds(lane.share(ahead), limits)
@@ -244,8 +247,12 @@ class Scheduler:
         tokens = min(lane.waiting.load.tokens + work.shape.tokens, lane.cap_tokens(self._limits))
         return lane.batch_s(tokens, self._limits)
 
-    def _running_s(self, now: float) -> float:
-        return sum(max(0.0, finish - now) for finish in self._running.values())
+    def _free_s(self, now: float) -> list[float]:
+        """After how many seconds each device has ended what it runs, soonest first."""
+        taken: dict[str, float] = {}
+        for batch, finish in self._running.items():
+            taken[batch.device] = taken.get(batch.device, 0.0) + max(0.0, finish - now)
+        return [0.0] * (self._devices - len(taken)) + sorted(taken.values())
 
     def _is_over_its_share(self, lane: Lane, work: Work) -> bool:
         """Whether a caller would hold more than its part of the queue: one that floods must not lock others out."""
@@ -264,11 +271,16 @@ class Scheduler:
         members = [lane for lane in busy if priority in lane.waiting.oldest_by_class()]
         return priority, min(members, key=lambda lane: (_served(lane.served_s, priority), lane.waiting.oldest))
 
-    def _batch(self, lane: Lane, chosen: list[Entry], now: float) -> Batch:
+    def _batch(self, lane: Lane, chosen: list[Entry], device: str, now: float) -> Batch:
         shape = lane.shape([entry.tokens for entry in chosen])
-        batch = Batch(chosen[0].model, tuple(chosen), shape, lane.cost.seconds(shape))
+        batch = Batch(chosen[0].model, tuple(chosen), shape, lane.cost.seconds(shape), device)
         self._running[batch] = now + batch.predicted_s
         return batch
+
+
+def _level(free_s: Sequence[float], work_s: float) -> float:
+    """When the first device is free after work that goes to whichever frees first; `free_s`: now, soonest first."""
+    return min((upto + work_s) / count for count, upto in enumerate(accumulate(free_s), 1))
 
 
 def _served(seconds: Mapping[int, float], priority: int) -> float:

@@ -30,8 +30,8 @@ GUARDS = (
     Guard(
         "who waits for the end of a version learns of a lost device",
         BATCHER,
-        "if self._lost is not None or not self._scheduler.is_busy(model):",
-        "if not self._scheduler.is_busy(model):",
+        "if self._lost is not None or not (taken",
+        "if not (taken",
         f"{BATCHES}test_no_retirement_waits_for_a_device_that_is_lost",
     ),
     Guard(

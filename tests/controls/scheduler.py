@@ -21,7 +21,7 @@ GUARDS = (
     Guard(
         "an engine that runs is not idle",
         SCHEDULER,
-        "return not self._running and not any(",
+        "return len(taken) < self._devices and not any(",
         "return not any(",
         f"{TESTS}test_work_that_runs_counts_until_its_predicted_end",
     ),

@@ -32,7 +32,7 @@ from tests.architectures import build
 
 pytestmark = pytest.mark.anyio
 
-CPU = DeviceConfig(device="cpu")
+CPU = DeviceConfig(("cpu",))
 
 
 def config(*paths: Path, **options: object) -> EngineConfig:
@@ -93,7 +93,7 @@ def test_before_the_load_there_are_no_statistics_and_closing_is_fine() -> None:
 
 
 def test_a_device_that_is_not_there_is_one_clear_error() -> None:
-    engine = Engine(EngineConfig(device=DeviceConfig(device="cuda:99")))
+    engine = Engine(EngineConfig(device=DeviceConfig(("cuda:99",))))
 
     with pytest.raises(CannotServe, match="cuda:99"):
         engine.load()

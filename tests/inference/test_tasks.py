@@ -59,7 +59,7 @@ DOCUMENTS = (
 async def serving(path: Path, task: Task | None = None) -> AsyncIterator[Client]:
     source = ModelSource("m", str(path), task=task)
     limits = Limits(latency_target_s=30.0, max_batch_tokens=256)  # small batches, so that the warm-up is short
-    client = Client(Engine(EngineConfig((source,), device=DeviceConfig("cpu"), limits=limits)), limits)
+    client = Client(Engine(EngineConfig((source,), device=DeviceConfig(("cpu",)), limits=limits)), limits)
     await client.start()
     try:
         yield client

@@ -10,7 +10,7 @@ import torch
 
 from inference.checkpoint import read_checkpoint
 from inference.config import DeviceConfig
-from inference.device import Device, open_device
+from inference.device import Device, open_devices
 from inference.weights import load_weights
 
 
@@ -42,7 +42,7 @@ def test_a_dtype_that_becomes_the_default_of_all_threads_is_loaded_alone(
         yield
         entered.append(torch.get_default_dtype())
 
-    device = open_device(DeviceConfig(device="cpu"))
+    [device] = open_devices(DeviceConfig(("cpu",)))
     load_weights(read_checkpoint("bert", tiny_paths["bert"]), device, dtype, nothing_else_runs)
 
     assert entered == [torch.float32] * 2 * alone
