@@ -265,7 +265,7 @@ KEYS = (
         MAYBE_FILE,
         "Folder of models that callers may load, beside those of --model",
     ),
-    Key("model-memory-bytes", "engine.control.memory_bytes", BYTES, "Weights in each GPU's memory, or in the CPU's; 0: what is free"),
+    Key("model-memory-bytes", "engine.control.memory_bytes", BYTES, "Weights on a GPU, or on the CPU; 0: what is free"),
     Key("host", "http.host", HOST, "Address to listen on; any but a loopback one needs keys or allow-anonymous"),
     Key("port", "http.port", PORT, "Port of the API; 0 takes any free one"),
     Key("metrics-port", "http.metrics_port", PORT, "Port of the metrics; 0 takes any free one"),

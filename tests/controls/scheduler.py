@@ -26,6 +26,27 @@ GUARDS = (
         f"{TESTS}test_work_that_runs_counts_until_its_predicted_end",
     ),
     Guard(
+        "a free device beside one that runs takes what comes",
+        SCHEDULER,
+        "return len(taken) < self._devices and not any(",
+        "return not taken and not any(",
+        f"{TESTS}test_a_free_device_beside_one_that_runs_takes_what_it_can_answer_in_time",
+    ),
+    Guard(
+        "what runs on one device does not keep another from starting",
+        SCHEDULER,
+        "max(_level(free_s, ahead_s) + own_s, free_s[0]",
+        "max(sum(free_s) + ahead_s + own_s, free_s[0]",
+        f"{TESTS}test_a_call_is_admitted_behind_the_device_that_frees_first",
+    ),
+    Guard(
+        "the halves of a batch stay with its device",
+        SCHEDULER,
+        "self._batch(lane, part, batch.device, now)",
+        'self._batch(lane, part, "", now)',
+        f"{TESTS}test_the_halves_of_a_failed_batch_stay_with_their_device_and_count_as_its_work",
+    ),
+    Guard(
         "a full queue refuses",
         SCHEDULER,
         FULL,

@@ -32,8 +32,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def serving(
-    runtime: Runtime,
-    *,
+    *runtimes: Runtime,
     budget: int = 10_000,
     waiting: int = 10_000,
     clock: Callable[[], float] = time.monotonic,
@@ -43,13 +42,16 @@ async def serving(
 ) -> AsyncIterator[Batcher]:
     limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting, stuck_after_s=stuck_after_s)
     lanes = {"m": Lane(packed=True, cost=taught(token_s))}
-    batcher = Batcher(Scheduler(limits, lanes), {"cpu": {"m": runtime}}, limits, clock=clock, observer=observer)
+    devices = {f"cpu:{number}": {"m": runtime} for number, runtime in enumerate(runtimes)}
+    scheduler = Scheduler(limits, lanes, devices=len(devices))
+    batcher = Batcher(scheduler, devices, limits, clock=clock, observer=observer)
     batcher.start()
     try:
         yield batcher
     finally:
-        if isinstance(runtime, GatedRuntime):
-            runtime.gate.set()
+        for runtime in runtimes:
+            if isinstance(runtime, GatedRuntime):
+                runtime.gate.set()
         batcher.close()
         await asyncio.to_thread(batcher.join, 10.0)
 
@@ -703,7 +705,7 @@ async def test_a_model_is_added_while_others_serve_and_goes_when_its_last_batch_
     old, new = GatedRuntime(), EchoRuntime()
     async with serving(old, observer=observed.append) as batcher:
         running = await held(batcher, old)
-        batcher.add("m@2", Lane(packed=True, cost=CostModel()), {"cpu": new})
+        batcher.add("m@2", Lane(packed=True, cost=CostModel()), {"cpu:0": new})
         later = asyncio.ensure_future(batcher.submit(call(request(model="m@2", first=7), deadline=soon())))
         retired = asyncio.ensure_future(batcher.retire("m"))
         await asyncio.sleep(0)
@@ -777,3 +779,238 @@ async def test_nothing_runs_while_the_devices_are_held_and_what_came_runs_after(
         assert not while_it_ran
         assert await holding == [1]
         assert [int(result.row[0]) for result in await later] == [9]  # type: ignore[union-attr]
+
+
+Two = tuple[GatedRuntime, GatedRuntime]
+
+
+async def both_held(batcher: Batcher, runtimes: Two) -> "list[asyncio.Task[object]]":
+    """Two calls, each of which occupies a device until its gate opens, in the order of the devices."""
+    calls = [call(request(first=number), deadline=soon()) for number in (901, 902)]
+    tasks = []
+    for item in calls:
+        tasks.append(asyncio.ensure_future(batcher.submit(item)))
+        await until(lambda: sum(len(each.batches) for each in runtimes) == len(tasks))
+    return tasks if firsts(runtimes[0].batches[0]) == [901] else tasks[::-1]
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Let the loop and the devices' threads run until something has happened."""
+    async with asyncio.timeout(10):
+        while not happened():
+            await asyncio.sleep(0)
+
+
+def firsts(batch: Batch) -> list[int]:
+    return [int(entry.request.tokens[0]) for entry in batch.entries]
+
+
+async def test_two_devices_run_two_batches_at_once() -> None:
+    runtimes = GatedRuntime(), GatedRuntime()
+    async with serving(*runtimes) as batcher:
+        running = await both_held(batcher, runtimes)
+        for runtime in runtimes:
+            runtime.gate.set()
+        answers = await asyncio.gather(*running)
+        await until(lambda: [device.batches for device in batcher.statistics().devices] == [1, 1])
+
+        assert [device.name for device in batcher.statistics().devices] == ["cpu:0", "cpu:1"]
+        assert {int(answer[0].row[0]) for answer in answers} == {901, 902}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_the_next_batch_goes_to_the_device_that_frees_first_and_takes_all_that_has_come(first: int) -> None:
+    runtimes = GatedRuntime(), GatedRuntime()
+    async with serving(*runtimes) as batcher:
+        running = await both_held(batcher, runtimes)
+        later = [asyncio.ensure_future(batcher.submit(call(deadline=soon()))) for _ in range(10)]
+        await asyncio.sleep(0)
+
+        runtimes[first].gate.set()
+        await asyncio.gather(running[first], *later)
+        still = not running[1 - first].done()
+        runtimes[1 - first].gate.set()
+        await running[1 - first]
+
+    assert still
+    assert [len(batch.entries) for batch in runtimes[first].batches] == [1, 10]
+    assert [len(batch.entries) for batch in runtimes[1 - first].batches] == [1]
+
+
+async def test_a_call_that_is_spread_over_both_devices_is_put_together_in_its_own_order() -> None:
+    runtimes = GatedRuntime(), GatedRuntime()
+    async with serving(*runtimes, budget=16) as batcher:
+        answer = asyncio.ensure_future(batcher.submit(call(*(request(8, first=i) for i in range(9)), deadline=soon())))
+        await until(lambda: all(runtime.batches for runtime in runtimes))
+
+        later = max(runtimes, key=lambda runtime: firsts(runtime.batches[0]))
+        later.gate.set()  # the first inputs are answered last
+        await until(lambda: len(later.batches) == 4)
+        for runtime in runtimes:
+            runtime.gate.set()
+
+        assert [int(result.row[0]) for result in await answer] == list(range(9))
+
+
+async def test_calls_on_two_devices_are_each_answered_once_and_no_input_runs_twice() -> None:
+    runtimes = EchoRuntime(), EchoRuntime()
+    async with serving(*runtimes, budget=64, waiting=1_000_000) as batcher:
+        calls = [call(*(request(1 + i % 30) for i in range(n % 4 + 1)), deadline=soon()) for n in range(400)]
+
+        answers = await asyncio.gather(*map(batcher.submit, calls))
+
+    ran = [entry.request for runtime in runtimes for batch in runtime.batches for entry in batch.entries]
+    assert len(ran) == len(set(map(id, ran))) == sum(len(item.requests) for item in calls)
+    for item, answer in zip(calls, answers, strict=True):
+        assert [int(result.row[0]) for result in answer] == [int(each.tokens[0]) for each in item.requests]
+
+
+async def test_a_batch_that_is_halved_on_one_device_does_not_disturb_the_other() -> None:
+    runtimes = PoisonableRuntime(), PoisonableRuntime()
+    async with serving(*runtimes) as batcher:
+        running = await both_held(batcher, runtimes)
+        calls = [call(request(first=13 if i == 5 else i), deadline=soon()) for i in range(12)]
+        tasks = [asyncio.ensure_future(batcher.submit(item)) for item in calls]
+        await asyncio.sleep(0)
+
+        runtimes[0].gate.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        still = not running[1].done()
+        runtimes[1].gate.set()
+        await asyncio.gather(*running)
+
+    assert still
+    assert isinstance(outcomes[5], RuntimeFailed)
+    assert [type(outcome) for i, outcome in enumerate(outcomes) if i != 5] == [list] * 11
+    assert len(runtimes[1].batches) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_one_of_two_devices_that_is_lost_fails_all_calls_and_ends_the_process() -> None:
+    class Dying(GatedRuntime):
+        def launch(self, batch: Batch) -> Answer:
+            super().launch(batch)
+            raise DeviceLost("gone")
+
+    runtimes = Dying(), GatedRuntime()
+    async with serving(*runtimes) as batcher:
+        running = await both_held(batcher, runtimes)
+        waiting = asyncio.ensure_future(batcher.submit(call(deadline=soon())))
+        await asyncio.sleep(0)
+
+        runtimes[0].gate.set()
+        outcomes = await asyncio.wait_for(asyncio.gather(*running, waiting, return_exceptions=True), 5)
+        await asyncio.wait_for(batcher.lost(), 5)
+        with pytest.raises(DeviceLost):
+            await batcher.submit(call(deadline=soon()))
+
+        assert {type(outcome) for outcome in outcomes} == {DeviceLost}
+        assert [device.alive for device in batcher.statistics().devices] == [False, True]
+        assert not batcher.healthy
+
+
+async def test_one_of_two_devices_that_is_stuck_is_lost_while_the_other_answers() -> None:
+    clock = FakeClock()
+    runtimes = GatedRuntime(), GatedRuntime()
+    async with serving(*runtimes, clock=clock) as batcher:
+        running = [asyncio.ensure_future(batcher.submit(call(deadline=1e9)))]
+        await until(lambda: any(runtime.batches for runtime in runtimes))
+        [free] = [runtime for runtime in runtimes if not runtime.batches]
+        free.gate.set()
+        clock.now = 61.0
+        answer = await batcher.submit(call(request(first=5), deadline=1e9))
+        stuck = {device.name: device.stuck for device in batcher.statistics().devices}
+
+        assert int(answer[0].row[0]) == 5
+        assert sorted(stuck.values()) == [False, True]
+        assert not batcher.healthy
+        for runtime in runtimes:
+            runtime.gate.set()
+        await asyncio.gather(*running)
+
+
+async def test_a_model_goes_when_its_last_batch_on_any_device_has_ended_and_the_next_runs_on_both() -> None:
+    old, new = (GatedRuntime(), GatedRuntime()), (GatedRuntime(), GatedRuntime())
+    async with serving(*old) as batcher:
+        running = await both_held(batcher, old)
+        batcher.add("m@2", Lane(packed=True, cost=CostModel()), {"cpu:0": new[0], "cpu:1": new[1]})
+        retired = asyncio.ensure_future(batcher.retire("m"))
+        old[0].gate.set()
+        await running[0]
+        half = retired.done()
+        old[1].gate.set()
+        await asyncio.gather(running[1], retired)
+        later = [asyncio.ensure_future(batcher.submit(call(request(model="m@2"), deadline=soon())))]
+        await until(lambda: any(runtime.batches for runtime in new))
+        later.append(asyncio.ensure_future(batcher.submit(call(request(model="m@2"), deadline=soon()))))
+        await until(lambda: all(runtime.batches for runtime in new))
+        for runtime in new:
+            runtime.gate.set()
+        await asyncio.gather(*later)
+
+    assert not half
+
+
+async def test_a_model_does_not_go_between_two_attempts_of_its_batch() -> None:
+    failed, go_on = threading.Event(), threading.Event()
+
+    def observer(event: Dispatched | Report) -> None:
+        if isinstance(event, Report) and event.error is not None and not failed.is_set():
+            failed.set()
+            assert go_on.wait(30)
+
+    class Failing(EchoRuntime):
+        def launch(self, batch: Batch) -> Answer:
+            raise RuntimeFailed("no")
+
+    async with serving(Failing(), EchoRuntime(), observer=observer) as batcher:
+        gone: list[asyncio.Task[object]] = []
+        while not failed.is_set():  # until the first device has taken one
+            gone.append(asyncio.ensure_future(batcher.submit(call(request(), request(), deadline=soon()))))
+            await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        retired = asyncio.ensure_future(batcher.retire("m"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        early = retired.done()
+        go_on.set()
+        await asyncio.wait_for(retired, 10)
+
+        assert not early
+        assert batcher.healthy
+
+
+async def test_to_hold_the_devices_is_to_wait_for_all() -> None:
+    runtimes = GatedRuntime(), GatedRuntime()
+    inside = threading.Event()
+
+    async with serving(*runtimes) as batcher:
+
+        def hold() -> None:
+            with batcher.held():
+                inside.set()
+
+        running = await both_held(batcher, runtimes)
+        holding = asyncio.ensure_future(asyncio.to_thread(hold))
+        runtimes[0].gate.set()
+        await running[0]
+        early = await asyncio.to_thread(inside.wait, 0.05)
+        runtimes[1].gate.set()
+        await asyncio.gather(running[1], holding)
+
+    assert not early
+
+
+async def test_two_devices_have_twice_the_capacity() -> None:
+    told = []
+    for runtimes in ([EchoRuntime()], [EchoRuntime(), EchoRuntime()]):
+        async with serving(*runtimes, clock=FakeClock()) as batcher:
+            await batcher.submit(call(request(8), deadline=1e6))
+            told.append(batcher.statistics().demand)
+
+    one, two = told
+    assert one.tokens_per_s is not None
+    assert two.tokens_per_s == pytest.approx(2 * one.tokens_per_s)
+    assert two.offered == pytest.approx(one.offered / 2)

@@ -260,3 +260,71 @@ def test_what_a_load_takes_is_known_before_it_is_made(tiny_paths: dict[str, Path
     assert weights <= engine.needed_bytes(checkpoint) <= 2 * weights
     assert engine.free_bytes() == 10_000_000 - engine.held_bytes("bert")
     assert weights <= engine.held_bytes("bert") <= 1.1 * weights
+
+
+def over(devices: int, path: Path, **options: object) -> EngineConfig:
+    return replace(config(path, **options), device=DeviceConfig(("cpu",) * devices))
+
+
+async def answered(engine: Engine, call: Call) -> np.ndarray:
+    return np.stack([result.row for result in await engine.submit(call)])
+
+
+async def test_two_devices_answer_what_one_answers(tiny_paths: dict[str, Path]) -> None:
+    lengths, limits = [1 + number % 60 for number in range(80)], Limits(max_batch_tokens=128)
+    one_device, two = (Engine(over(count, tiny_paths["bert"], limits=limits)) for count in (1, 2))
+    for engine in (one_device, two):
+        await asyncio.to_thread(engine.load)
+        engine.start()
+
+    expected = await answered(one_device, one("bert", *lengths))
+    for _ in range(100):  # until each device has had a part
+        given = await answered(two, one("bert", *lengths))
+        devices = two.statistics().devices  # type: ignore[union-attr]
+        assert np.abs(given - expected).max() < 1e-5
+        if all(device.batches for device in devices):
+            break
+    for engine in (one_device, two):
+        await asyncio.to_thread(engine.close)
+
+    assert [device.name for device in devices] == ["cpu:0", "cpu:1"]
+    assert all(device.batches for device in devices)
+    assert two.models["bert"].device == "cpu:0, cpu:1"
+
+
+async def test_a_model_on_two_devices_is_replaced_on_both(tiny_paths: dict[str, Path], tmp_path: Path) -> None:
+    other = changed(tiny_paths["bert"], tmp_path / "bert")
+    strangers = bert_models()
+    engine = Engine(over(2, tiny_paths["bert"]))
+    await asyncio.to_thread(engine.load)
+    engine.start()
+    weights = bert_models() - strangers
+    assert len(weights) == 2
+
+    loaded = await asyncio.to_thread(engine.prepare, engine.open("bert", ModelSource("bert", str(other))), 2)
+    engine.add(loaded)
+    del loaded
+    await engine.retire("bert")
+    rows = await answered(engine, one("bert@2", *[9] * 400))
+    await asyncio.to_thread(engine.close)
+
+    assert np.abs(rows - rows[0]).max() < 1e-5
+    assert len(bert_models() - strangers) == 2
+    assert not weights
+
+
+def test_warm_up_runs_on_every_device_and_memory_counts_each_replica(tiny_paths: dict[str, Path]) -> None:
+    steps: list[Progress] = []
+    control = ControlConfig(memory_bytes=10_000_000)
+    one_device = Engine(over(1, tiny_paths["bert"], control=control))
+    two = Engine(over(2, tiny_paths["bert"], control=control), progress=steps.append)
+    for engine in (one_device, two):
+        engine.load()
+    checkpoint = two.open("bert", ModelSource("bert", str(tiny_paths["bert"])))
+
+    assert two.held_bytes("bert") == 2 * one_device.held_bytes("bert")
+    assert two.needed_bytes(checkpoint) == pytest.approx(2 * one_device.needed_bytes(checkpoint), abs=2)
+    assert two.free_bytes() == 10_000_000 - two.held_bytes("bert")
+    assert [step.total for step in steps if step.stage == "load"] == [2, 2, 2]
+    rehearsed = [step.total for step in steps if step.stage == "warm up"]
+    assert len(rehearsed) == rehearsed[0] + 1 and rehearsed[0] % 2 == 0

@@ -14,6 +14,7 @@ from inference.waiting import AGING_S
 from tests.fakes import entries, entry
 
 CPU = DeviceState("cpu")
+ONE, OTHER = DeviceState("cpu:0"), DeviceState("cpu:1")
 
 
 def scheduler(
@@ -24,9 +25,10 @@ def scheduler(
     models: str = "m",
     batch_s: float = 1e3,
     lane: Lane | None = None,
+    devices: int = 1,
 ) -> Scheduler:
     limits = Limits(max_batch_tokens=budget, max_waiting_tokens=waiting, latency_target_s=2 * batch_s)
-    return Scheduler(limits, {name: lane or Lane(packed, taught_cost()) for name in models})
+    return Scheduler(limits, {name: lane or Lane(packed, taught_cost()) for name in models}, devices=devices)
 
 
 def taught_cost() -> CostModel:
@@ -712,3 +714,145 @@ def test_a_model_is_busy_until_its_last_batch_has_ended_and_then_forgotten() -> 
     assert (waiting, running, subject.is_busy("n"), subject.is_busy("m")) == (True, True, False, False)
     subject.close("n")
     assert [lane.model for lane in subject.statistics(1.0).lanes] == ["m"]
+
+
+def running(*tokens: int, budget: int = 1000) -> Scheduler:
+    """Two devices, each with a batch of so many milliseconds, or free."""
+    subject = scheduler(budget=budget, devices=2)
+    for device, count in zip((ONE, OTHER), tokens, strict=False):
+        subject.add([entry(count)], 0.0)
+        batch = subject.decide(device, 0.0).batch
+        assert batch is not None and batch.device == device.name
+    return subject
+
+
+def test_a_call_is_admitted_behind_the_device_that_frees_first() -> None:
+    subject = running(300, 100)
+
+    refused = subject.refusal(Work("m", packed_shape([50]), 0.140), 0.0)
+
+    assert subject.refusal(Work("m", packed_shape([50]), 0.160), 0.0) is None
+    assert refused is not None and refused.retry_after_s == pytest.approx(0.010, abs=0.005)
+
+
+def test_what_waits_is_shared_by_the_devices() -> None:
+    subject = running(100, 100, budget=100)
+    for _ in range(4):
+        assert subject.add([entry(100, deadline=0.41)], 0.0) is None
+    work = packed_shape([100])
+
+    # 0.1 s of what runs, 0.4 s that two share, itself, and half a batch for the rounding.
+    assert subject.refusal(Work("m", work, 0.48), 0.0) is None
+    assert subject.refusal(Work("m", work, 0.42), 0.0) is not None
+
+
+def test_work_shared_by_devices_that_free_at_different_moments_fills_the_first_up_to_the_second() -> None:
+    subject = running(100, 1000, budget=100)
+    for _ in range(4):
+        assert subject.add([entry(100, deadline=0.61)], 0.0) is None
+    work = packed_shape([100])
+
+    # All of it goes to the first, which has ended it long before the second is free.
+    assert subject.refusal(Work("m", work, 0.68), 0.0) is None
+    assert subject.refusal(Work("m", work, 0.62), 0.0) is not None
+
+
+def test_a_large_call_is_shared_by_the_devices_and_a_single_text_by_none() -> None:
+    subject = scheduler(budget=100, devices=2)
+    subject.add([entry(50)], 0.0)
+    many, single = packed_shape([50] * 16), packed_shape([800])
+
+    assert subject.refusal(Work("m", many, 0.55), 0.0) is None
+    assert subject.refusal(Work("m", many, 0.35), 0.0) is not None
+    assert subject.refusal(Work("m", single, 0.75), 0.0) is not None
+
+
+def test_a_free_device_beside_one_that_runs_takes_what_it_can_answer_in_time() -> None:
+    subject = running(500)
+
+    # A prediction may be too high by the p95 of the errors: only a device that is free may find that out.
+    assert subject.refusal(Work("m", packed_shape([100]), 0.09), 0.0) is None
+
+
+def test_the_halves_of_a_failed_batch_stay_with_their_device_and_count_as_its_work() -> None:
+    subject = scheduler(budget=200, devices=2)
+    halves = []
+    for device in (ONE, OTHER):
+        subject.add(entries(100, 100), 0.0)
+        batch = subject.decide(device, 0.0).batch
+        assert batch is not None
+        subject.finished(batch, report(batch, error="RuntimeFailed"), 0.0)
+        halves += subject.split(batch, 0.0)[0]
+
+    assert [half.device for half in halves] == [ONE.name] * 2 + [OTHER.name] * 2
+    assert subject.refusal(Work("m", packed_shape([100]), 0.31), 0.0) is None
+    assert subject.refusal(Work("m", packed_shape([100]), 0.29), 0.0) is not None
+
+
+works = st.lists(st.integers(1, 60), min_size=1, max_size=30)
+
+
+@given(works, works, st.floats(0.001, 2.0), st.integers(1, 4))
+def test_one_more_device_never_refuses_what_fewer_would_take(
+    waits: list[int], wanted: list[int], deadline: float, devices: int
+) -> None:
+    fewer, more = (scheduler(budget=64, devices=count) for count in (devices, devices + 1))
+    for subject in (fewer, more):
+        subject.add(entries(*waits), 0.0)
+
+    now, then = (subject.refusal(Work("m", packed_shape(wanted), deadline), 0.0) for subject in (fewer, more))
+
+    assert then is None or (now is not None and then.retry_after_s <= now.retry_after_s + 1e-9)
+
+
+acts = st.lists(st.tuples(st.sampled_from(["add", "take", "end", "fail", "cancel"]), st.integers(0, 2)), max_size=80)
+
+
+@settings(max_examples=200)
+@given(acts, st.randoms(use_true_random=False))
+def test_over_several_devices_nobody_is_lost_nobody_runs_on_two_and_each_has_one_batch_at_a_time(
+    script: list[tuple[str, int]], chance: random.Random
+) -> None:
+    subject = scheduler(budget=64, waiting=5000, devices=3)
+    places = [DeviceState(f"cpu:{number}") for number in range(3)]
+    has: list[list[Batch]] = [[], [], []]  # what each device has, the next to run last
+    admitted: set[Entry] = set()
+    ended: list[Entry] = []
+    gone: set[Entry] = set()
+
+    def take(place: int) -> None:
+        batch = subject.decide(places[place], 0.0).batch if not has[place] else None
+        if batch is not None:
+            taken = {item for parts in has for part in parts for item in part.entries}
+            assert batch.device == places[place].name
+            assert not taken & set(batch.entries)
+            has[place] = [batch]
+
+    def end(place: int, *, fails: bool) -> None:
+        batch = has[place].pop()
+        fails = fails and len(batch.entries) > 1
+        subject.finished(batch, report(batch, error="RuntimeFailed" if fails else None), 0.0)
+        if fails:
+            has[place] += reversed(subject.split(batch, 0.0)[0])
+        else:
+            ended.extend(item for item in batch.entries if item not in gone)
+
+    for what, place in script:
+        if what == "add":
+            call = entries(*(chance.randint(1, 60) for _ in range(chance.randint(1, 6))), deadline=1e6)
+            admitted |= set(call) if subject.add(call, 0.0) is None else set()
+        elif what == "take":
+            take(place)
+        elif what in ("end", "fail") and has[place]:
+            end(place, fails=what == "fail")
+        elif what == "cancel" and (alive := sorted(admitted - gone - set(ended), key=lambda item: item.arrived)):
+            subject.cancel(chance.choice(alive))
+            gone = gone | {item for item in alive if not subject.holds(item)}
+    while subject.is_busy("m"):
+        for place in range(3):
+            take(place)
+            if has[place]:
+                end(place, fails=False)
+
+    assert len(ended) == len(set(ended))
+    assert set(ended) == admitted - gone
