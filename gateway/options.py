@@ -95,7 +95,7 @@ def _url(text: str) -> str:
 
 
 def _places(text: str) -> tuple[str, ...]:
-    cpu, gpu = "cpu", "cuda(:[0-9]{1,3})?"
+    cpu, gpu = "cpu", "cuda(:(0|[1-9][0-9]{0,2}))?"
     return tuple(_matching(f"auto|{cpu}(,{cpu})*|{gpu}(,{gpu})*", text).split(","))
 
 

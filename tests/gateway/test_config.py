@@ -292,6 +292,7 @@ def test_a_mistake_says_where_what_and_the_fix(arguments: list[str], expected: s
         ("device", "cuda:x"),
         ("device", "cpu,cuda:0"),
         ("device", "auto,cpu"),
+        ("device", "cuda:01"),
         ("device", "cpu,"),
         ("dtype", "int8"),
         ("threads", "-1"),
