@@ -78,10 +78,10 @@ lock: .venv/dev
 	$(PIP) uv==0.13.9
 	UV=$(BIN)/uv requirements/lock.sh
 
-# The digest of the image's base, from its registry.
+# The digest of the images' base, from its registry.
 pin:
 	digest=$$(docker buildx imagetools inspect $(PYTHON_IMAGE) --format '{{.Manifest.Digest}}') && test -n "$$digest" && \
-	sed -i "s|^ARG PYTHON_IMAGE=.*|ARG PYTHON_IMAGE=$(PYTHON_IMAGE)@$$digest|" Dockerfile.cuda
+	sed -i "s|^ARG PYTHON_IMAGE=.*|ARG PYTHON_IMAGE=$(PYTHON_IMAGE)@$$digest|" Dockerfile.cuda loadtests/Dockerfile
 
 bench: .venv/bench
 	$(BIN)/python -m benchmarks $(ARGS)

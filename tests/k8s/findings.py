@@ -1,6 +1,6 @@
 """All checks of one rendered variant that no schema can make."""
 
-from tests.k8s import network, pods, scaling, server
+from tests.k8s import network, pods, scaling, server, volumes
 from tests.k8s.manifests import Document
 
 
@@ -10,5 +10,6 @@ def facts(documents: list[Document], *, writable_root: bool = False) -> list[str
         *pods.findings(documents, writable_root=writable_root),
         *network.findings(documents),
         *scaling.findings(documents),
+        *volumes.findings(documents),
         *server.findings(documents),
     ]

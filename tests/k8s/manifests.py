@@ -31,6 +31,8 @@ ANYWHERE = (
     "loadtest",
 )
 ON_GPUS = ("mig", "time-slicing", "warm-pool", "runtimeclass")
+NOT_ON_GKE = ("mig", "time-slicing")  # there a part of a GPU is a label of the node, not a resource of its own
+IN_SINGLES = ("one-node",)  # cpu and gpu-single have it; a pool is many nodes
 IN_PROD = ("podmonitor", "servicemonitor", "prometheus-rules", "grafana-dashboards", "gateway-api")  # or instead of it
 
 
@@ -51,7 +53,8 @@ class Variant:
 def fitting(overlay: str) -> list[str]:
     """The components that can be added to this overlay; autoscalers are swapped, not added."""
     components = [*ANYWHERE, *(ON_GPUS if overlay != "cpu" else ())]
-    return [name for name in components if not (overlay == "prod" and name in IN_PROD)]
+    refused = {"prod": IN_PROD, "gke": NOT_ON_GKE}.get(overlay, ())
+    return [name for name in components if name not in refused]
 
 
 QUICK = (

@@ -13,6 +13,7 @@ EGRESS = "Job headrace-model-fetch"  # the only pod that reaches the outside
 COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
 NAMESPACE = "kubernetes.io/metadata.name"
 SERVER = "Deployment headrace"
+LOCAL_DNS = {"ipBlock": {"cidr": "169.254.20.10/32"}}  # on the node's network: no label chooses it
 
 
 def findings(documents: list[Document]) -> Iterator[str]:
@@ -38,6 +39,7 @@ def findings(documents: list[Document]) -> Iterator[str]:
     yield from _policies(documents)
     yield from _addresses(documents)
     yield from _collector(documents)
+    yield from _name_servers(documents)
 
 
 def chosen(selector: dict[str, str], documents: list[Document]) -> list[tuple[str, Pod]]:
@@ -109,9 +111,21 @@ def _policies(documents: list[Document]) -> Iterator[str]:
 
 
 def _narrow(way: Document) -> bool:
-    """Whether a way out leads to certain ports of certain pods of certain namespaces."""
-    by_labels = [peer.get("namespaceSelector") and peer.get("podSelector") for peer in way.get("to", [])]
+    """Whether a way out leads to certain ports of certain pods of certain namespaces, or to the node's name server."""
+    names = {port["port"] for port in way.get("ports", [])} == {53}
+    peers = [peer for peer in way.get("to", []) if not (names and peer == LOCAL_DNS)]
+    by_labels = [peer.get("namespaceSelector") and peer.get("podSelector") for peer in peers]
     return bool(way.get("ports") and by_labels and all(by_labels))
+
+
+def _name_servers(documents: list[Document]) -> Iterator[str]:
+    """Who may go out by name must be let to the cluster's name server, and to the one on its node."""
+    for policy in of_kind(documents, "NetworkPolicy"):
+        ways = policy["spec"].get("egress", [])
+        asked = [way for way in ways if {port["port"] for port in way.get("ports", [])} == {53}]
+        protocols = {port.get("protocol") for way in asked for port in way["ports"]}
+        if ways and (not asked or protocols != {"UDP", "TCP"} or not all(LOCAL_DNS in way["to"] for way in asked)):
+            yield f"{name(policy)}: lets nobody ask for a name"
 
 
 def _collector(documents: list[Document]) -> Iterator[str]:

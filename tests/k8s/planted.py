@@ -11,6 +11,8 @@ SETTINGS = "base/kustomization.yaml"
 SCALED = "components/keda/scaled-object.yaml"
 POLICY = "base/network-policy.yaml"
 TRACED = Variant("cpu", ("tracing",))
+WARM = "components/warm-pool/deployment.yaml"
+BESIDE = "components/one-node/beside-the-server.yaml"
 LOADTEST = "components/loadtest/network-policy.yaml"
 
 
@@ -76,6 +78,9 @@ BEYOND_SCHEMAS = (
     Plant("components/tracing/kustomization.yaml", "http://otel", "otel", "is not a URL such as", TRACED),
     Plant(LOADTEST, "          podSelector:\n            matchLabels:\n              k8s-app: kube-dns\n", "", "lets ['Job headrace-loadtest'] out", Variant("cpu", ("loadtest",))),
     Plant(LOADTEST, "component: server\n      ports:\n        - {port: http}", "component: server", "lets ['Job headrace-loadtest'] out", Variant("cpu", ("loadtest",))),
+    Plant(POLICY, "        - ipBlock: {cidr: 169.254.20.10/32} # NodeLocal DNSCache\n", "", "NetworkPolicy headrace-model-fetch: lets nobody ask for a name"),
+    Plant(POLICY, "        - {port: 53, protocol: TCP}\n", "", "NetworkPolicy headrace-model-fetch: lets nobody ask for a name"),
+    Plant(LOADTEST, "cidr: 169.254.20.10/32", "cidr: 169.254.0.0/16", "lets ['Job headrace-loadtest'] out", Variant("cpu", ("loadtest",))),
     Plant(SCALED, "svc.cluster.local:9090", "svc.cluster.local:9091", "is no port of a Service here"),
     Plant(SCALED, "headrace-metrics.headrace.svc", "headrace-metrics.default.svc", "is no port of a Service here"),
     # scaling
@@ -93,6 +98,18 @@ BEYOND_SCHEMAS = (
     Plant(SCALED, "metricType: AverageValue", "metricType: Value", "not an average of a sum"),
     Plant("components/keda-prometheus/scaled-object.yaml", 'ignoreNullValues: "false"', 'ignoreNullValues: "true"', "takes no data for no demand", Variant("gpu-pool", (), "keda-prometheus")),
     Plant(SCALED, "behavior: currentReplicasIfHigher", "behavior: static", "would let pods go"),
+    Plant(SCALED, "{type: Percent, value: 100, periodSeconds: 15}", "{type: Percent, value: 50, periodSeconds: 15}", "moves otherwise than"),
+    Plant("components/hpa/autoscaler.yaml", "stabilizationWindowSeconds: 300", "stabilizationWindowSeconds: 30", "moves otherwise than", Variant("gpu-pool", (), "hpa")),
+    Plant(WARM, "    rollingUpdate: {maxSurge: 0, maxUnavailable: 1}", "    rollingUpdate: {maxSurge: 2, maxUnavailable: 0}", "11 x nvidia.com/gpu are wanted", Variant("gpu-pool", ("warm-pool",))),
+    Plant(WARM, "  strategy: # its own rollout takes no GPU more\n    rollingUpdate: {maxSurge: 0, maxUnavailable: 1}\n", "", "11 x nvidia.com/gpu are wanted", Variant("gpu-pool", ("surge", "warm-pool"))),
+    Plant(WARM, 'values: ["15000"]', 'values: ["8000"]', "holds nodes that the server cannot use", Variant("gpu-pool", ("warm-pool",))),
+    Plant(WARM, "values: [nvidia-l4]", "values: [nvidia-tesla-t4]", "holds nodes that the server cannot use", Variant("gke", ("warm-pool",))),
+    # volumes
+    Plant("base/model-cache.yaml", "ReadWriteMany", "ReadWriteOnce", "pods on several nodes cannot mount it"),
+    Plant(BESIDE, "component: server", "component: serving", "the fetch Job may be on a node", Variant("gpu-single")),
+    Plant(BESIDE, "key: nvidia.com/gpu", "key: nvidia.com/gpus", "the fetch Job may be on a node", Variant("gpu-single")),
+    Plant(DEPLOYMENT, "headrace-models, readOnly: true}", "headrace-models}", "may write the models"),
+    Plant("base/model-fetch.yaml", "        fsGroup: 10001\n", "", "Job headrace-model-fetch: a volume may belong to root"),
     Plant(DEPLOYMENT, "maxUnavailable: 1", "maxUnavailable: 0", "a rollout could never begin"),
     Plant("overlays/gpu-pool/kustomization.yaml", 'value: "10"', 'value: "7"', "8 x nvidia.com/gpu are wanted"),
     Plant("overlays/gpu-pool/kustomization.yaml", 'value: "10"', 'value: "8"', "9 x nvidia.com/gpu are wanted", Variant("gpu-pool", ("surge",))),
@@ -108,6 +125,8 @@ BEYOND_SCHEMAS = (
     Plant(SETTINGS, "HEADRACE_KEYS=/etc/headrace/keys/keys", "HEADRACE_ALLOW_ANONYMOUS=true", "answers whoever reaches it"),
     Plant(SETTINGS, "HEADRACE_KEYS=/etc/headrace/keys/keys", "HEADRACE_KEYS=/etc/headrace/keys", "where no Secret is mounted"),
     Plant(DEPLOYMENT, "mountPath: /etc/headrace/keys,", "mountPath: /etc/keys,", "where no Secret is mounted"),
+    Plant("components/loadtest/callers.toml", "loadtest-key/key", "loadtest/key", "calls without a key", Variant("cpu", ("loadtest",))),
+    Plant("components/loadtest/kustomization.yaml", ", callers.toml", "", "calls without a key", Variant("cpu", ("loadtest",))),
     Plant(SETTINGS, "HEADRACE_PORT=8000", "HEADRACE_PORT=8080", "are not those it listens on"),
     Plant(DEPLOYMENT, "containerPort: 9090", "containerPort: 9091", "are not those it listens on"),
     Plant(SETTINGS, "HEADRACE_HOST=0.0.0.0", "HEADRACE_HOST=127.0.0.1", "where no Service reaches it"),

@@ -8,7 +8,7 @@ from tests.k8s.manifests import Document, name, of_kind
 
 TAG = re.compile(r"[^:@\s]+(:\d+)?(/[^:@\s]+)*:(?!latest$)[\w.-]+(@sha256:[0-9a-f]{64})?")
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
-BY_HAND = {"headrace-keys"}
+BY_HAND = {"headrace-keys", "headrace-loadtest-key"}
 SHARED_WITH_HOST = ("hostNetwork", "hostPID", "hostIPC")
 MAY_WRITE_ROOT = "headrace"  # the container that writable-rootfs opens
 
@@ -91,7 +91,7 @@ def _mounts(container: Document, spec: Document) -> Iterator[str]:
 
 
 def _references(spec: Document, documents: list[Document]) -> Iterator[str]:
-    """What a pod names must be in the same apply, but for the Secret of keys, which people make by hand."""
+    """What a pod names must be in the same apply, but for the Secrets of keys, which people make by hand."""
     made = {name(document) for document in documents}
     wanted = {f"ServiceAccount {spec.get('serviceAccountName')}"}
     if "priorityClassName" in spec:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gateway.hpa import DOWN, UP, Policy, Rules
 from tests.k8s.manifests import Document, name, of_kind
 from tests.k8s.pods import containers, extended
 
@@ -24,6 +25,7 @@ def findings(documents: list[Document]) -> Iterator[str]:
     most = max([bounds(each)[1] for each in autoscalers], default=server["spec"].get("replicas", 1))
     yield from _quota(documents, most)
     yield from _budget(documents)
+    yield from _warm(documents, server)
 
 
 def bounds(autoscaler: Document) -> tuple[int, int]:
@@ -41,6 +43,9 @@ def _autoscaler(autoscaler: Document) -> Iterator[str]:
         yield f"scales {target['name']}, which is not the server"
     if not 1 <= least <= most:
         yield f"from {least} to {most} pods is no range that serves"
+    behavior = spec.get("behavior") or spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    if (_rules(behavior["scaleUp"]), _rules(behavior["scaleDown"])) != (UP, DOWN):
+        yield "moves otherwise than `headrace plan` simulates"
     for metric in spec.get("metrics", []):
         aim = metric.get("external", {}).get("target", {})
         if aim.get("type") != "AverageValue" or "averageValue" not in aim:
@@ -54,6 +59,11 @@ def _autoscaler(autoscaler: Document) -> Iterator[str]:
         yield "would let pods go when metrics cannot be read"
 
 
+def _rules(direction: Document) -> Rules:
+    policies = [Policy(each["type"].lower(), each["value"], each["periodSeconds"]) for each in direction["policies"]]
+    return Rules(tuple(policies), direction["stabilizationWindowSeconds"])
+
+
 def _rollout(rolling: Document) -> Iterator[str]:
     if not rolling["maxSurge"] and not rolling["maxUnavailable"]:
         yield "a rollout could never begin"
@@ -63,7 +73,7 @@ def _quota(documents: list[Document], most: int) -> Iterator[str]:
     """All pods at once, one more in a rollout with a surge, must fit the quota of their device."""
     wanted: dict[str, int] = {}
     for workload in of_kind(documents, "Deployment"):
-        rolling = workload["spec"].get("strategy", {}).get("rollingUpdate", {})
+        rolling = workload["spec"].get("strategy", {}).get("rollingUpdate", {"maxSurge": 1})  # 25 %, rounded up
         count = most if name(workload) == SERVER else workload["spec"]["replicas"]
         for container in containers(workload["spec"]["template"]):
             for device, each in extended(container["resources"]["limits"]).items():
@@ -85,3 +95,24 @@ def _budget(documents: list[Document]) -> Iterator[str]:
     for budget in budgets:
         if budget["spec"].get("maxUnavailable") != 1:
             yield f"{name(budget)}: lets no pod go, or many at once"
+
+
+def _warm(documents: list[Document], server: Document) -> Iterator[str]:
+    """A pod that keeps a node warm must be on one that the server can take."""
+    wanted = placement(server["spec"]["template"]["spec"])
+    for workload in of_kind(documents, "Deployment"):
+        if workload is not server and not any(
+            term in wanted for term in placement(workload["spec"]["template"]["spec"])
+        ):
+            yield f"{name(workload)}: holds nodes that the server cannot use"
+
+
+def placement(spec: Document) -> list[set[tuple[str, str, str]]]:
+    """What a node must have: each a choice of its own, of label, operator and value."""
+    labels = {(key, "In", value) for key, value in spec.get("nodeSelector", {}).items()}
+    needed = spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    terms = [
+        {(each["key"], each["operator"], ",".join(each["values"])) for each in term["matchExpressions"]}
+        for term in needed.get("nodeSelectorTerms", [{"matchExpressions": []}])
+    ]
+    return [labels | term for term in terms]

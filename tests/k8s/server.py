@@ -1,7 +1,9 @@
 """Checks against the real server: its flags, settings, routes, ports, drain and default model."""
 
 import re
+import tomllib
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any
 
 from gateway import __version__
@@ -40,6 +42,7 @@ def findings(documents: list[Document]) -> Iterator[str]:
         yield from (f"{SERVER}: {problem}" for problem in _listening(server, settings))
         yield from (f"{SERVER}: {problem}" for problem in _keys(server, settings))
         yield from (f"{SERVER}: {problem}" for problem in _drain(server, settings, documents))
+        yield from _calls_with_a_key(settings, documents)
     yield from _routes(documents)
     yield from _model(documents)
 
@@ -90,6 +93,23 @@ def _keys(server: Document, settings: Settings) -> Iterator[str]:
         yield "answers whoever reaches it"
     elif str(settings.access.keys.parent) not in mounts:
         yield f"reads its keys from {settings.access.keys}, where no Secret is mounted"
+
+
+def _calls_with_a_key(settings: Settings, documents: list[Document]) -> Iterator[str]:
+    """Where keys are asked for, the load test has one: in a Secret, where its callers' file says."""
+    for job in of_kind(documents, "Job"):
+        spec = job["spec"]["template"]["spec"]
+        if job["metadata"]["name"] != "headrace-loadtest" or settings.access.keys is None:
+            continue
+        secrets = {volume["name"] for volume in spec["volumes"] if "secret" in volume}
+        mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
+        told = [
+            each["data"]["callers.toml"] for each in of_kind(documents, "ConfigMap") if "callers.toml" in each["data"]
+        ]
+        keys = [caller.get("key_file", "") for text in told for caller in tomllib.loads(text)["caller"]]
+        mounted = [mounts[name] for name in secrets & mounts.keys()]
+        if not keys or not all(str(PurePath(key).parent) in mounted for key in keys):
+            yield f"{name(job)}: calls without a key of a Secret"
 
 
 def _drain(server: Document, settings: Settings, documents: list[Document]) -> Iterator[str]:

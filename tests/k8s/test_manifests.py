@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.k8s.findings import facts
-from tests.k8s.manifests import AUTOSCALERS, OVERLAYS, QUICK, ROOT, THE_REST, Document, Variant, fitting
+from tests.k8s.manifests import AUTOSCALERS, IN_SINGLES, OVERLAYS, QUICK, ROOT, THE_REST, Document, Variant, fitting
 from tests.k8s.schemas import findings, is_own
 
 Rendered = Callable[[Variant], list[Document]]
@@ -51,4 +51,4 @@ def test_every_folder_is_in_the_table() -> None:
     overlays = {folder.name for folder in (ROOT / "k8s/overlays").iterdir()}
 
     assert overlays == set(OVERLAYS)
-    assert components == {*AUTOSCALERS, *fitting("gpu-pool")}
+    assert components == {*AUTOSCALERS, *IN_SINGLES, *fitting("gpu-pool")}

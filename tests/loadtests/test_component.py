@@ -11,7 +11,7 @@ from tests.k8s.manifests import ROOT
 COMPONENT = ROOT / "k8s/components/loadtest"
 
 
-def test_the_job_is_told_what_can_be_read() -> None:
+def test_the_job_is_told_what_can_be_read(tmp_path: Path) -> None:
     job = yaml.safe_load((COMPONENT / "job.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
     parser = ArgumentParser(allow_abbrev=False)
@@ -19,8 +19,13 @@ def test_the_job_is_told_what_can_be_read() -> None:
 
     told, of_locust = parser.parse_known_args(container["args"])
     told.slo = str(COMPONENT / Path(told.slo).name)
+    (tmp_path / "key").write_text("hr_a_b\n")
+    callers = (COMPONENT / Path(told.callers).name).read_text().replace("/etc/headrace/loadtest-key", str(tmp_path))
+    told.callers = str(tmp_path / "callers.toml")
+    Path(told.callers).write_text(callers)
 
     assert read_options(told).slo is not None
+    assert [each.headers["authorization"] for each in read_options(told).callers] == ["Bearer hr_a_b"]
     assert {argument.partition("=")[0] for argument in of_locust} == {
         "--headless",
         "--host",
