@@ -70,6 +70,34 @@ def test_the_process_is_nobody_special_and_is_asked_to_stop_politely() -> None:
     assert "/livez" in last["HEALTHCHECK"]
 
 
+def test_the_driver_is_found_where_gke_mounts_it() -> None:
+    environment = " ".join(step.text for step in stages()[1] if step.verb == "ENV")
+
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64 " in environment
+
+
+@pytest.mark.parametrize(("answer", "pinned"), [("sha256:" + "a" * 64, True), ("", False)], ids=["told", "not told"])
+def test_a_pin_is_what_the_registry_says_or_nothing(tmp_path: Path, answer: str, pinned: bool) -> None:
+    """`docker` is a stand-in that knows one digest: no engine runs here."""
+    (tmp_path / "loadtests").mkdir()
+    files = ("Makefile", "Dockerfile.cuda", "loadtests/Dockerfile")
+    for file in files:
+        shutil.copy(ROOT / file, tmp_path / file)
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    docker.chmod(0o755)
+    command = ["make", "--silent", "pin"]
+
+    codes = [
+        subprocess.run(command, cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False).returncode
+        for _ in range(2)  # the second finds a digest there
+    ]
+
+    lines = [line for file in files[1:] for line in (tmp_path / file).read_text().splitlines() if "ARG PYTHON" in line]
+    assert [code == 0 for code in codes] == [pinned] * 2
+    assert lines == [f"ARG PYTHON_IMAGE=python:3.11-slim-bookworm{f'@{answer}' if pinned else ''}"] * 2
+
+
 def test_the_build_sees_what_it_copies_and_nothing_else() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
 
