@@ -47,7 +47,7 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """Invalid before missed: a generator that cannot keep its plan says nothing of the server."""
+        """Invalid before missed: where the generator may be to blame, nothing is said of the server."""
         if self.reasons:
             return "invalid"
         return "met" if all(finding.met for finding in self.findings) else "missed"
@@ -82,17 +82,38 @@ def most_lag_ms(objective: Objective) -> float:
 
 
 def _doubts(tally: Tally, objective: Objective) -> Iterator[str]:
-    if tally.dropped:
-        yield f"the generator dropped {tally.dropped} of {tally.due} calls: more processes, or a lower rate"
     if tally.lost:
         yield f"the generator lost {tally.lost} of {tally.due} calls"
-    lag_ms, most_ms = 1000 * tally.lag.percentile_s(99), most_lag_ms(objective)
-    if tally.lag.count and lag_ms > most_ms:
-        yield f"the generator sent late: p99 {lag_ms:.3g} ms, where {most_ms:g} are allowed"
+    if not _missed_beyond_doubt(tally, objective):
+        yield from _shortcomings(tally, objective)
     for name, (percent, _) in objective.percentiles.items():
         needed = round(100 / (100 - percent))
         if tally.due < needed:
             yield f"{tally.due} calls are too few for {name}: it takes {needed}"
+
+
+def _missed_beyond_doubt(tally: Tally, objective: Objective) -> bool:
+    """
+    Whether a latency is missed whatever the generator did wrong.
+
+    By ten times its greatest delay, which a thaw brings about too; what it dropped counts as answered at once.
+    """
+    delay_ms = 1000 * tally.lag.percentile_s(100)
+    if not tally.lag.count:
+        return False
+    for percent, bound_ms in objective.percentiles.values():
+        late = tally.latency.count - tally.latency.within((bound_ms + delay_ms / _LAG_SHARE) / 1000)
+        if late > (1 - percent / 100) * (tally.latency.count + tally.dropped):
+            return True
+    return False
+
+
+def _shortcomings(tally: Tally, objective: Objective) -> Iterator[str]:
+    if tally.dropped:
+        yield f"the generator dropped {tally.dropped} of {tally.due} calls: more processes, or a lower rate"
+    lag_ms, most_ms = 1000 * tally.lag.percentile_s(99), most_lag_ms(objective)
+    if tally.lag.count and lag_ms > most_ms:
+        yield f"the generator sent late: p99 {lag_ms:.3g} ms, where {most_ms:g} are allowed"
 
 
 def _findings(tally: Tally, objective: Objective, route: str, period: str, seconds: float) -> Iterator[Finding]:

@@ -108,8 +108,28 @@ def test_a_run_that_lost_a_call_or_a_worker_is_invalid() -> None:
     assert "only 1 of 2 shares" in "; ".join(said(record([0.01] * 200), shares=2).reasons)
 
 
-def test_a_run_that_is_invalid_is_so_whether_or_not_it_missed() -> None:
-    assert said(record([9.0] * 200, dropped=1)).outcome == "invalid"
+@pytest.mark.parametrize(
+    ("made", "outcome"),
+    [
+        (record([9.0] * 200, dropped=1), "missed"),
+        (record([1.2] * 200, lag_s=0.1), "missed"),
+        (record([1.0] * 200, lag_s=0.1), "invalid"),
+        (record([9.0] * 2 + [0.01] * 98, dropped=99), "missed"),
+        (record([9.0] * 2 + [0.01] * 98, dropped=101), "invalid"),
+        (record([0.001] * 200, "failed", lag_s=0.02), "invalid"),
+    ],
+    ids=["one dropped", "by over ten delays", "by less", "few dropped", "many dropped", "no answer"],
+)
+def test_a_poor_run_is_missed_only_where_a_perfect_one_would_have_been(made: Record, outcome: str) -> None:
+    assert said(made).outcome == outcome
+
+
+def test_a_run_that_lost_a_call_is_invalid_whatever_it_missed() -> None:
+    lossy = record([9.0] * 200)
+    for tally in lossy.places(Key(ROUTE, "anybody", "steady"), 0):
+        tally.due += 1
+
+    assert said(lossy).outcome == "invalid"
 
 
 def test_a_lag_of_a_tenth_of_the_promise_is_allowed() -> None:

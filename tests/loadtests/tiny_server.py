@@ -1,4 +1,8 @@
-"""A server of /v1/embeddings that answers at once, refuses, fails, or freezes now and then; in a thread of its own."""
+"""
+A server of /v1/embeddings that answers at once, late, refuses, fails, or freezes now and then; in a thread of its own.
+
+Frozen it does nothing at all: what is sent lies unread, and few connections are held until it accepts again.
+"""
 
 import asyncio
 import time
@@ -7,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+BACKLOG = 16  # connections that wait to be accepted; later ones are tried again by their caller's kernel
 ANSWER = b'{"data": [{"embedding": [0.6, 0.8]}]}'
 OTHER = b'{"data": []}'
 REASONS = {200: b"OK", 429: b"Too Many Requests", 500: b"Internal Server Error"}
@@ -14,18 +19,13 @@ REASONS = {200: b"OK", 429: b"Too Many Requests", 500: b"Internal Server Error"}
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What it does: the status and body of each answer, and for how long of each period it answers nobody."""
+    """What it does: the status and body of each answer, how late it is, and for how long of each period it freezes."""
 
     status: int = 200
     body: bytes = ANSWER
+    takes_s: float = 0.0
     frozen_s: float = 0.0
-    period_s: float = 1.0
-    answers: bool = True
-
-    def thaws_in(self, now: float) -> float:
-        """Seconds until it answers: the end of each period is frozen."""
-        into = now % self.period_s
-        return self.period_s - into if into >= self.period_s - self.frozen_s else 0.0
+    period_s: float = 10.0
 
 
 @contextmanager
@@ -41,23 +41,28 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
 
 
 async def _serve(behaviour: Behaviour, address: Future[str], stop: Future[None]) -> None:
-    started = time.monotonic()
-
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 await reader.readexactly(int(head.partition(b"content-length:")[2].partition(b"\r\n")[0]))
-                await asyncio.sleep(behaviour.thaws_in(time.monotonic() - started))
-                if behaviour.answers:
-                    writer.write(_answer(behaviour))
+                await asyncio.sleep(behaviour.takes_s)
+                writer.write(_answer(behaviour))
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    server = await asyncio.start_server(talk, "127.0.0.1", 0, backlog=BACKLOG)
+    freezes = asyncio.create_task(_freeze(behaviour))
     address.set_result(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     await asyncio.wrap_future(stop)
+    freezes.cancel()
     server.close()
+
+
+async def _freeze(behaviour: Behaviour) -> None:
+    while behaviour.frozen_s:
+        await asyncio.sleep(behaviour.period_s - behaviour.frozen_s)
+        time.sleep(behaviour.frozen_s)  # noqa: ASYNC251 - nothing runs meanwhile: that is what it is for
 
 
 def _answer(behaviour: Behaviour) -> bytes:
