@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ from inference.request import Request
 Way = Literal["one by one", "sorted", "packed"]
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]
+Told = ParamSpec("Told")
+Found = TypeVar("Found")
 
 _POOL = 64  # texts that an offline job looks at together: as many as there are callers
 
@@ -49,6 +51,10 @@ class Alternatives:
     def __init__(self, core: int) -> None:
         """Start it on this core."""
         self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_pin, initargs=(core,))
+
+    def do(self, work: Callable[Told, Found], *told: Told.args, **named: Told.kwargs) -> Found:
+        """Run a function of a module there, which may ask for `models`."""
+        return self._pool.submit(work, *told, **named).result()
 
     def offline(self, way: Way, budget: int, texts: Sequence[str], seconds: float) -> Spent:
         """Work through the texts, whole passes for at least so many seconds."""
@@ -74,11 +80,11 @@ def _pin(core: int) -> None:
 
 def _offline(way: Way, budget: int, texts: Sequence[str], seconds: float) -> Spent:
     run = _runner(way)
-    run(_models().tokenise(texts[:8])[:8])  # the first run pays for caches
+    run(models().tokenise(texts[:8])[:8])  # the first run pays for caches
     done, cpu, wall = 0, time.process_time(), time.perf_counter()
     while done == 0 or time.perf_counter() - wall < seconds:
         for start in range(0, len(texts), _POOL):
-            pool = _models().tokenise(texts[start : start + _POOL])
+            pool = models().tokenise(texts[start : start + _POOL])
             for batch in _batches(way, pool, budget):
                 run(batch)
         done += len(texts)
@@ -86,23 +92,23 @@ def _offline(way: Way, budget: int, texts: Sequence[str], seconds: float) -> Spe
 
 
 def _latencies(way: Way, texts: Sequence[str]) -> list[float]:
-    run, models = _runner(way), _models()
+    run, held = _runner(way), models()
     took = []
     for text in texts:
         started = time.perf_counter()
-        run(models.tokenise([text]))
+        run(held.tokenise([text]))
         took.append(time.perf_counter() - started)
     return took
 
 
 def _vectors(texts: Sequence[str]) -> Vectors:
-    models = _models()
-    return np.concatenate([models.alone(models.tokenise([text])) for text in texts])
+    held = models()
+    return np.concatenate([held.alone(held.tokenise([text])) for text in texts])
 
 
 def _runner(way: Way) -> Callable[[list[Ids]], Vectors]:
-    models = _models()
-    return {"one by one": models.alone, "sorted": models.padded, "packed": models.packed}[way]
+    held = models()
+    return {"one by one": held.alone, "sorted": held.padded, "packed": held.packed}[way]
 
 
 def _batches(way: Way, pool: Sequence[Ids], budget: int) -> Iterator[list[Ids]]:
@@ -118,21 +124,26 @@ def _batches(way: Way, pool: Sequence[Ids], budget: int) -> Iterator[list[Ids]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Models:
+class Models:
+    """The default model, twice: plain, and as this package runs it."""
+
     tokenizer: Tokenizer
     plain: Any
     encoder: Encoder
 
     def tokenise(self, texts: Sequence[str]) -> list[Ids]:
+        """Cut to the model's length, without padding."""
         return [np.asarray(encoding.ids, np.int32) for encoding in self.tokenizer.encode_batch_fast(list(texts))]
 
     def alone(self, batch: list[Ids]) -> Vectors:
+        """Run plain Transformers on one sequence."""
         ids = torch.from_numpy(batch[0].astype(np.int64))[None]
         with torch.inference_mode():
             hidden = self.plain(input_ids=ids).last_hidden_state
             return _numpy(F.normalize(hidden.mean(1)))
 
     def padded(self, batch: list[Ids]) -> Vectors:
+        """Run plain Transformers on several, padded to the longest."""
         lengths = np.array([len(ids) for ids in batch])
         real = np.arange(lengths.max()) < lengths[:, None]  # [texts, longest]
         ids = np.zeros(real.shape, np.int64)
@@ -144,11 +155,12 @@ class _Models:
             return _numpy(F.normalize(summed / mask.sum(1, keepdim=True)))
 
     def packed(self, batch: list[Ids]) -> Vectors:
+        """Run this package's encoder."""
         return np.stack(self.encoder.rows([Request("", ids) for ids in batch]))
 
 
 @cache
-def _models() -> _Models:
+def models() -> Models:
     """Load once in the process: the built-in default model, as the server serves it."""
     (checkpoint,) = open_checkpoints(EngineConfig())
     [device] = open_devices(DeviceConfig(("cpu",), threads=1))
@@ -156,7 +168,7 @@ def _models() -> _Models:
     plain = AutoModel.from_pretrained(
         checkpoint.path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
     )
-    return _Models(_tokenizer(checkpoint, encoder.max_length), plain.eval(), encoder)
+    return Models(_tokenizer(checkpoint, encoder.max_length), plain.eval(), encoder)
 
 
 def _tokenizer(checkpoint: Checkpoint, max_length: int) -> Tokenizer:

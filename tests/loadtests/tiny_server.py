@@ -62,7 +62,7 @@ async def _serve(behaviour: Behaviour, address: Future[str], stop: Future[None])
 async def _freeze(behaviour: Behaviour) -> None:
     while behaviour.frozen_s:
         await asyncio.sleep(behaviour.period_s - behaviour.frozen_s)
-        time.sleep(behaviour.frozen_s)  # noqa: ASYNC251 - nothing runs meanwhile: that is what it is for
+        time.sleep(behaviour.frozen_s)  # nothing runs meanwhile: that is what it is for
 
 
 def _answer(behaviour: Behaviour) -> bytes:
