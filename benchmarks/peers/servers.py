@@ -69,7 +69,7 @@ def _environment(name: str) -> Path:
     if not (folder / "done").exists():
         sys.stderr.write(f"making the environment of {name} in {folder}\n")
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "-r", str(_HERE / f"{name}.txt")]
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--no-compile", "-r", str(_HERE / f"{name}.txt")]
         subprocess.run(pip, check=True)
         (folder / "done").touch()
     return folder

@@ -109,6 +109,7 @@ def test_a_server_that_freezes_passes_a_closed_loop_and_misses_in_an_open_one(tm
 
 
 @pytest.mark.usefixtures("minilm_path")
+@pytest.mark.timeout(900)
 @pytest.mark.slow
 def test_each_command_of_the_readme_ends_with_the_code_beside_it(tmp_path: Path) -> None:
     commands = re.findall(r"^(loadtests/local\.sh.*?) +# (\d)", (ROOT / "loadtests/README.md").read_text(), re.M)
