@@ -227,8 +227,15 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
         elif not self.cycle.response_started and not self.pipeline:
             self._say(fault)
+            self._drop_call()
         else:
             self.transport.close()
+
+    def _drop_call(self) -> None:
+        """End the call whose body was on its way, and with it what it holds: the caller may stay a while."""
+        self.cycle.disconnected = True
+        self.cycle.body = bytearray()
+        self.cycle.message_event.set()
 
     def _say(self, fault: Fault) -> None:
         answer = openai.render(fault)

@@ -50,7 +50,7 @@ def load_weights(
             )
             model = owned(model.eval().to(device.place))
     except InferenceError as err:
-        raise CannotServe(f"model {checkpoint.name}: {err}") from err
+        raise CannotServe(f"model {checkpoint.name}: cannot load its weights from {checkpoint.path}: {err}") from err
     unused = _UNUSED if checkpoint.task == "embed" else ()
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
     if missing:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.controls import access, batcher, gateway, golden, processes, repository, reuse, scheduler
+from tests.controls import access, batcher, gateway, golden, hostile, processes, repository, reuse, scheduler
 from tests.controls.guard import ROOT, Guard
 
-TABLES = (access, batcher, reuse, scheduler, gateway, golden, processes, repository)
+TABLES = (access, batcher, reuse, scheduler, gateway, golden, processes, repository, hostile)
 GUARDS = tuple(guard for table in TABLES for guard in table.GUARDS)
 COPIED = ("gateway", "inference", "tests")
 AT_ONCE = 3  # many do nothing but hang

@@ -1,4 +1,6 @@
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -9,6 +11,7 @@ from starlette.requests import Request
 from gateway.call import Door
 from gateway.config import DeadlineConfig, Settings
 from inference import DeadlineExceeded
+from tests.controls.guard import ROOT
 from tests.fakes import FakeClock
 from tests.gateway.fakes import FakeEngine, Gateway, ready
 
@@ -225,6 +228,72 @@ async def test_what_runs_beside_the_device_runs_one_by_one_and_ends_at_its_deadl
 
     assert made == "made"
     assert ran == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"input":' + b"[" * 8000,
+        b'{"model":' * 8000,
+        b'{"input": "\xff\xfe"}',
+        b'{"input": "\xed\xa0\x80"}',
+        b"\x00",
+        b"",
+    ],
+    ids=["deep lists", "deep objects", "no unicode", "half a pair", "a null byte", "nothing"],
+)
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/rerank", "/v2/models/tiny/infer", "/models/tiny", "/embed"])
+async def test_what_is_no_json_in_unicode_is_the_callers_fault(path: str, body: bytes) -> None:
+    async with ready() as subject:
+        answer = await subject.http.post(path, content=body)
+
+    assert answer.status_code in {400, 422}
+    assert "Traceback" not in answer.text
+    assert subject.engine.submitted == []
+
+
+async def test_a_body_of_many_million_numbers_is_refused_before_anything_is_made_of_it() -> None:
+    async with ready() as subject:
+        answer = await subject.http.post("/v1/embeddings", content=b'{"input": [' + b"1," * 3_000_000 + b"1]}")
+
+    assert answer.status_code == 400
+    assert "lists and objects" in answer.text
+
+
+BESIDE = """
+import asyncio, psutil
+from inference.heap import share_one_heap
+share_one_heap()
+from starlette.requests import Request
+from gateway.call import read_body
+
+async def read():
+    pieces = 64
+    async def receive():
+        nonlocal pieces
+        await asyncio.sleep(0)
+        pieces -= 1
+        return {"type": "http.request", "body": bytes(131072), "more_body": pieces >= 0}
+    await asyncio.wait_for(read_body(Request({"type": "http", "headers": []}, receive), 2**24), None)
+
+async def main():
+    tasks = [asyncio.create_task(read()) for _ in range(32)]
+    most = before = psutil.Process().memory_info().rss
+    while not any(task.done() for task in tasks):
+        await asyncio.sleep(0)
+        most = max(most, psutil.Process().memory_info().rss)
+    for task in tasks:
+        task.cancel()
+    print(most - before)
+
+asyncio.run(main())
+"""
+
+
+def test_bodies_that_arrive_beside_each_other_hold_little_more_than_their_bytes() -> None:
+    held = subprocess.run([sys.executable, "-c", BESIDE], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert int(held) < 1.15 * 32 * 64 * 131_072
 
 
 async def test_a_body_of_a_million_lists_is_refused_before_anything_is_made_of_it() -> None:

@@ -1,7 +1,9 @@
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 
 import pytest
+from starlette.types import Message
 from uvicorn import Config
 from uvicorn.server import ServerState
 
@@ -481,3 +483,61 @@ async def test_of_answers_that_are_too_much_together_the_largest_go() -> None:
         sweep([connection for connection, _ in everybody], now, most_unread_bytes=110)
 
     assert [transport.aborted for _, transport in everybody] == [False, True, False, False]
+
+
+class Listener(Unread):
+    """A transport whose caller hears every answer and stays."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """Say no more."""
+
+    def pause_reading(self) -> None:
+        """Take no notice."""
+
+    def resume_reading(self) -> None:
+        """Take no notice."""
+
+
+class Reader:
+    """An application that reads bodies, and tells when one will not come any more."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    async def __call__(self, scope: object, receive: Callable[[], Awaitable[Message]], send: object) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.gone.set()
+
+
+async def test_of_bodies_that_arrive_the_largest_is_cut_and_its_call_ends_though_the_caller_stays() -> None:
+    everybody = Census[Connection](9, 9, most_held_bytes=300_000)
+    protocol, told = guarded(HttpConfig(), everybody, lambda code: None), []
+    for size in (200_000, 150_000):
+        reader, transport = Reader(), Listener()
+        connection = protocol(
+            Config(reader, log_config=None, ws="none", lifespan="off"), ServerState(), {}, asyncio.get_running_loop()
+        )
+        connection.connection_made(transport)
+        connection.data_received(post(b"", "Content-Length: 999999").replace(b"Content-Length: 0\r\n", b""))
+        connection.data_received(b" " * size)
+        told.append((reader, transport))
+
+    await asyncio.wait_for(told[0][0].gone.wait(), 5)
+
+    assert b"503" in told[0][1].written
+    assert told[1][1].written == b""
+    assert not told[1][0].gone.is_set()

@@ -1,12 +1,8 @@
 """Limits over all replicas, in a real Redis."""
 
-import shutil
 import signal
-import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,60 +10,16 @@ import pytest
 
 from gateway.caller import Caller, Grant
 from gateway.shared_allowance import Entered, SharedAccounts
-from tests.conftest import skip
 from tests.gateway.fakes import ready
 from tests.gateway.keys import bearer, key_for, keyed
+from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-class Server:
-    """A redis-server on a socket of its own, which may go and come back."""
-
-    def __init__(self, folder: Path) -> None:
-        self._socket = folder / "redis"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"unix://{self._socket}"
-
-    def start(self) -> None:
-        found = shutil.which("redis-server")
-        if found is None:
-            skip("redis-server is not installed")
-        words = ["--port", "0", "--unixsocket", str(self._socket), "--save", "", "--daemonize", "no"]
-        self._process = subprocess.Popen([str(found), *words], stdout=subprocess.DEVNULL, cwd=self._socket.parent)
-        until(self._answers)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._socket.unlink(missing_ok=True)
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as caller, suppress(OSError):
-            caller.connect(str(self._socket))
-            caller.sendall(b"PING\r\n")
-            return caller.recv(7) == b"+PONG\r\n"
-        return False
-
-
-def until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
-
-
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
     server.start()
     yield server
     server.kill()
@@ -83,7 +35,7 @@ class Clock:
 class Replicas:
     """Two processes' worth of accounts, for one caller."""
 
-    def __init__(self, redis: Server, lease_s: float = 60.0, **limits: float) -> None:
+    def __init__(self, redis: RedisServer, lease_s: float = 60.0, **limits: float) -> None:
         self.caller = Caller("search", "0" * 16, Grant(**limits))
         self.told: list[bool] = []
         self.clock = Clock()
@@ -105,7 +57,7 @@ class Replicas:
             await each.close()
 
 
-async def test_calls_a_second_are_those_of_all_replicas(redis: Server) -> None:
+async def test_calls_a_second_are_those_of_all_replicas(redis: RedisServer) -> None:
     subject = Replicas(redis, requests_per_s=4.0)
 
     reasons = [await subject.call(turn % 2) for turn in range(6)]
@@ -122,7 +74,9 @@ async def test_calls_a_second_are_those_of_all_replicas(redis: Server) -> None:
 @pytest.mark.parametrize(
     ("limits", "reason"), [({"tokens_per_s": 10.0}, "caller_tokens"), ({"tokens_per_day": 10}, "caller_quota")]
 )
-async def test_tokens_of_one_replica_count_at_the_other(redis: Server, limits: dict[str, float], reason: str) -> None:
+async def test_tokens_of_one_replica_count_at_the_other(
+    redis: RedisServer, limits: dict[str, float], reason: str
+) -> None:
     subject = Replicas(redis, **limits)
 
     reasons = [await subject.call(0, tokens=1000), await subject.call(1)]
@@ -135,7 +89,7 @@ async def test_tokens_of_one_replica_count_at_the_other(redis: Server, limits: d
     assert entered.refused.retry_after_s <= (86_400 if reason == "caller_quota" else 99.2)
 
 
-async def test_calls_at_once_are_those_of_all_replicas_and_are_given_back(redis: Server) -> None:
+async def test_calls_at_once_are_those_of_all_replicas_and_are_given_back(redis: RedisServer) -> None:
     subject = Replicas(redis, in_flight=1)
 
     first = await subject.enter(0)
@@ -148,7 +102,7 @@ async def test_calls_at_once_are_those_of_all_replicas_and_are_given_back(redis:
     assert (full, freed) == ("caller_in_flight", "")
 
 
-async def test_a_replica_that_dies_gives_its_places_back_in_time(redis: Server) -> None:
+async def test_a_replica_that_dies_gives_its_places_back_in_time(redis: RedisServer) -> None:
     subject = Replicas(redis, lease_s=0.3, in_flight=1)
 
     await subject.enter(0)
@@ -162,7 +116,7 @@ async def test_a_replica_that_dies_gives_its_places_back_in_time(redis: Server) 
     assert reasons[-1] == ""
 
 
-async def test_callers_do_not_share(redis: Server) -> None:
+async def test_callers_do_not_share(redis: RedisServer) -> None:
     one, other = Replicas(redis, requests_per_s=1.0), Replicas(redis, requests_per_s=1.0)
     other.caller = Caller("other", "1" * 16, other.caller.grant)
 
@@ -175,7 +129,7 @@ async def test_callers_do_not_share(redis: Server) -> None:
 
 @pytest.mark.parametrize("how", ["killed", "stuck"])
 async def test_when_redis_is_away_nobody_waits_for_it_and_it_is_asked_again_a_second_later(
-    redis: Server, how: str, caplog: pytest.LogCaptureFixture
+    redis: RedisServer, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     subject = Replicas(redis, requests_per_s=1000.0)
@@ -200,7 +154,9 @@ async def test_when_redis_is_away_nobody_waits_for_it_and_it_is_asked_again_a_se
     ]
 
 
-async def test_two_gateways_hold_one_limit_and_each_its_own_when_redis_is_away(redis: Server, tmp_path: Path) -> None:
+async def test_two_gateways_hold_one_limit_and_each_its_own_when_redis_is_away(
+    redis: RedisServer, tmp_path: Path
+) -> None:
     key = key_for(tmp_path / "keys", tokens_per_day=8)  # a call costs 3
     settings = keyed(tmp_path / "keys")
     settings = replace(settings, access=replace(settings.access, redis_url=redis.url))

@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 HASTY = ("--header-timeout", "2", "--body-timeout", "2", "--send-timeout", "2")
 CALLS = 200
 MORE_MEMORY = 700_000_000  # bytes: 256 MB each of arriving bodies and unread answers, and what the system lags behind
+BODIES_MEMORY = 400_000_000  # bytes, where nothing but bodies arrives: 303 MB measured, on a busy machine
 CODES = {
     "half heads": "request_timeout",
     "half bodies": "request_timeout",
@@ -46,7 +47,7 @@ def test_a_healthy_caller_has_all_its_answers_beside(start: Callable[..., Headra
     assert healthy.errors == []
     assert {status for status, _ in healthy.answers} == {200}
     assert {body for _, body in healthy.answers} == {expected}
-    assert most - before < MORE_MEMORY
+    assert most - before < (BODIES_MEMORY if name == "large half bodies" else MORE_MEMORY)
     assert "Traceback" not in server.said
     assert "/etc" not in server.said
 

@@ -1,57 +1,31 @@
 """Faults under load with real processes. What callers see, and how long it takes to heal, is in ARCHITECTURE.md."""
 
-import json
 import os
 import resource
 import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
 from tests.conftest import skip
 from tests.e2e.conftest import Headrace
-from tests.hostile.conftest import Healthy, ask, begin, port_of
+from tests.gateway.keys import bearer, key_for
+from tests.hostile.conftest import all_answered, begin, callers, counted, healed_s, port_of, right
+from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
-CALLERS = 8
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 HALF_OPEN = 10_000
+ANSWERED = "headrace_requests_total{"
 
 Record = Callable[[str, object], None]  # with `-o junit_family=legacy --junitxml=FILE` it is kept
-
-
-@contextmanager
-def callers(port: int, count: int = CALLERS) -> Iterator[list[Healthy]]:
-    with ExitStack() as stack:
-        yield [stack.enter_context(Healthy(port)) for _ in range(count)]
-
-
-def all_answered(everybody: list[Healthy]) -> bool:
-    """Nothing was lost or wrong: each call had its one answer, the same for all but for rounding in other batches."""
-    return not any(one.errors for one in everybody) and alike([answer for one in everybody for answer in one.answers])
-
-
-def alike(answers: list[tuple[int, bytes]]) -> bool:
-    vectors = np.float32([json.loads(body)["data"][0]["embedding"] for status, body in answers if status == 200])
-    return len(vectors) == len(answers) and bool(np.abs(vectors - vectors[0]).max() < 1e-5)
-
-
-def healed_s(port: int, since: float) -> float:
-    """Seconds until a call is answered."""
-    while True:
-        try:
-            if ask(port)[0] == 200:
-                return time.monotonic() - since
-        except OSError:
-            time.sleep(0.01)
 
 
 def test_a_process_that_is_stopped_goes_on_where_it_was(
@@ -71,6 +45,7 @@ def test_a_process_that_is_stopped_goes_on_where_it_was(
             one.until(20, server)
 
     assert all_answered(everybody)
+    assert counted(server, ANSWERED) == 1 + sum(len(one.answers) for one in everybody)  # one was asked by `healed_s`
     assert server.process.poll() is None
 
 
@@ -95,7 +70,7 @@ def test_a_process_that_is_killed_loses_only_what_it_had_and_its_successor_takes
 
     assert [len(one.errors) for one in everybody] == before
     assert {status for one in everybody for status, _ in one.answers} <= {200, 503}  # while the successor starts
-    assert alike([answer for one in everybody for answer in one.answers if answer[0] == 200])
+    assert right([[answer for answer in one.answers if answer[0] == 200] for one in everybody])
 
 
 def test_a_disk_that_is_full_of_logs_costs_nobody_an_answer(start: Callable[..., Headrace], model: Path) -> None:
@@ -152,6 +127,38 @@ def date_of(port: int) -> str:
         one.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         head = one.makefile("rb").read().decode()
     return " ".join(head.partition("date: ")[2].split()[2:4])
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_a_redis_that_goes_and_comes_back_costs_nobody_an_answer(
+    start: Callable[..., Headrace], model: Path, tmp_path: Path, record_property: Record, how: str
+) -> None:
+    redis, keys = RedisServer(tmp_path), tmp_path / "keys"
+    headers = bearer(key_for(keys, requests_per_s=1e6, in_flight=100))
+    redis.start()
+    server = begin(start, model, "--keys", str(keys), "--audit-log", str(tmp_path / "audit"), "--redis-url", redis.url)
+
+    with callers(port_of(server), headers=headers) as everybody:
+        for one in everybody:
+            one.until(20, server)
+        shared = [counted(server, "headrace_shared_limits ")]
+        redis.kill() if how == "killed" else redis.signal(signal.SIGSTOP)
+        gone = time.monotonic()
+        server.until(lambda: counted(server, "headrace_shared_limits ") == 0)
+        record_property("noticed_s", time.monotonic() - gone)
+        for one in everybody:
+            one.until(50, server)
+        shared.append(counted(server, "headrace_shared_limits "))
+        redis.start() if how == "killed" else redis.signal(signal.SIGCONT)
+        back = time.monotonic()
+        server.until(lambda: counted(server, "headrace_shared_limits ") == 1)
+        record_property("healed_s", time.monotonic() - back)
+        for one in everybody:
+            one.until(20, server)
+    redis.kill()
+
+    assert all_answered(everybody)
+    assert shared == [1, 0]
 
 
 @pytest.mark.parametrize("way", ["overwritten", "cut off", "replaced"])

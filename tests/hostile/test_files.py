@@ -63,7 +63,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights that are a pickle": (beside("pytorch_model.bin"), "pytorch_model.bin"),
     "a pickle in a folder below": (beside("1_Pooling/pytorch_model.pt"), "pytorch_model.pt"),
     "a pickle in capitals": (beside("WEIGHTS.PKL"), "WEIGHTS.PKL"),
-    "a pickle that is called safetensors": (instead, "model.safetensors"),
+    "a pickle that is called safetensors": (instead, "SafetensorError"),
     "a script": (script, "modeling.py"),
     "auto_map": (says("config.json", auto_map={"AutoModel": "modeling.Evil"}), "auto_map"),
     "auto_map of the tokenizer": (
