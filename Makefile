@@ -64,14 +64,16 @@ k8s: .venv/dev .venv-checkov $(if $(shell command -v npm),$(MODELS))
 proto: .venv/dev
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. gateway/open_inference.proto
 
-# What is known of the versions in the locks: asks PyPI and OSV over the network. In an environment of its own.
+# What is known of the versions in the locks, each where it is alone: asks PyPI and OSV. In an environment of its own.
+AUDITED := constraints.txt requirements/torch-cuda.lock requirements/build.lock
 .venv-audit:
 	$(PYTHON) -m venv $@
 	$@/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 
 audit: .venv-audit
-	$</bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
-	$</bin/pip-audit --strict --no-deps --disable-pip --vulnerability-service osv --requirement constraints.txt
+	for lock in $(AUDITED); do for service in pypi osv; do \
+	$</bin/pip-audit --strict --no-deps --disable-pip --vulnerability-service $$service --requirement $$lock || exit 1; \
+	done; done
 
 # The locks of the image, from pyproject.toml and constraints.txt.
 lock: .venv/dev

@@ -93,6 +93,10 @@ class Server(Process):
             samples.get("headrace_batch_tokens_sum", 0.0),
         )
 
+    def tasks(self) -> int:
+        """Read how many tasks its event loop has."""
+        return int(self._samples()["headrace_tasks"])
+
     def demand(self) -> tuple[float, float]:
         """Read the two terms of its demand: offered work, and work in flight."""
         samples = self._samples()

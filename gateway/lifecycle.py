@@ -1,5 +1,6 @@
 """starting -> ready -> draining -> stopped, and the probes that tell an orchestrator the truth."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -46,6 +47,7 @@ class Lifecycle:
 
     async def start(self) -> None:
         """Load and warm up every model, then be ready; raises CannotServe."""
+        self._metrics.count_tasks(asyncio.get_running_loop())
         await self._client.start()
         if self._with_engine:
             for model in self._client.models.values():

@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-_ADDED_GAUGES = frozenset({"headrace_in_flight"})
+_ADDED_GAUGES = frozenset({"headrace_in_flight", "headrace_tasks"})
 
 Labels = tuple[tuple[str, str], ...]
 

@@ -5,6 +5,7 @@ Engine reports become metrics here and nowhere else. Labels are never text that 
 line holds an input.
 """
 
+import asyncio
 import itertools
 import logging
 import re
@@ -157,6 +158,7 @@ class Metrics:
         self.failures = counter("batch_failures", "Batches that failed as a whole", "model", "error")
         self.load_s = gauge("model_load_seconds", "Reading weights and the packing self-test", "model")
         self.warm_up_s = gauge("model_warm_up_seconds", "Rehearsing batches before ready", "model")
+        self.tasks = gauge("tasks", "Tasks of the event loop: those of calls, and a few of its own")
         self.shared = gauge("shared_limits", "1: limits of callers are counted in Redis; 0: by this process alone")
         self._requests_of = cache(self.requests.labels)  # labels() checks its values and takes a lock; they are few
         self._request_s_of = cache(self.request_s.labels)
@@ -165,6 +167,10 @@ class Metrics:
         self._tokenise_s_of = cache(self.tokenise_s.labels)
         self._batches_of = cache(self._bind_batches)
         gauge("build_info", "Version of this server", "version").labels(__version__).set(1)
+
+    def count_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell from now on how many tasks there are: more and more of them would be a leak."""
+        self.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
 
     def answered(self, exchange: Exchange) -> None:
         """Count an exchange that ended."""

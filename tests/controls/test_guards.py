@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.attacks import ATTACKS
 from tests.controls import access, batcher, gateway, golden, hostile, processes, repository, reuse, scheduler
 from tests.controls.guard import ROOT, Guard
 
@@ -137,11 +138,19 @@ def test_no_two_rows_have_one_name() -> None:
     assert len({guard.name for guard in GUARDS}) == len(GUARDS)
 
 
-def test_every_test_that_the_table_of_trouble_names_is_there() -> None:
-    named = re.findall(r"`(test_\w+)::(test_\w+)`", (ROOT / "ARCHITECTURE.md").read_text())
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "SECURITY.md"])
+def test_every_test_that_a_document_names_is_there(document: str) -> None:
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", (ROOT / document).read_text())
     files = {file.stem: file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
 
     missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in files.get(file, "")]
 
     assert len(named) >= 10
     assert missing == []
+
+
+def test_every_attack_has_its_guard_in_the_table_of_security() -> None:
+    table = (ROOT / "SECURITY.md").read_text().partition("| attack |")[2].partition("\n\n")[0]
+    told = {name.strip() for row in table.splitlines()[2:] for name in row.split("|")[1].split(",")}
+
+    assert set(ATTACKS) - told == set()

@@ -83,6 +83,21 @@ async def test_a_call_moves_every_metric_of_its_way() -> None:
 
 
 @pytest.mark.anyio
+async def test_tasks_are_counted_while_they_last() -> None:
+    async with ready() as subject:
+        before = subject.metric("headrace_tasks")
+        more = [asyncio.create_task(asyncio.Event().wait()) for _ in range(7)]
+        during = subject.metric("headrace_tasks")
+        for task in more:
+            task.cancel()
+        await asyncio.wait(more)
+        after = subject.metric("headrace_tasks")
+
+    assert during == before + 7
+    assert after == before
+
+
+@pytest.mark.anyio
 async def test_what_waits_is_counted_while_it_waits() -> None:
     async with ready() as subject:
         subject.engine.device.gate.clear()
