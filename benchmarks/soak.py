@@ -54,7 +54,7 @@ def run(rounds: int, seconds: float) -> Findings:
     """Offer the mixture, round after round; the server is the same all the time."""
     core, callers_core = machine.two_cores()
     os.sched_setaffinity(0, {callers_core})
-    with serving(core, "--no-access-log", "--connection-age", "60") as server:
+    with serving(core, "--no-access-log") as server:
         passages = texts.passages(512)
         window = asyncio.run(ClosedLoop(server.port, passages, _CALLERS, server.cpu_s).run(_CALIBRATE_S))
         rate = _SHARE * window.answers / window.wall_s
@@ -111,7 +111,7 @@ def _settled(values: Sequence[Any]) -> Sequence[Any]:
 
 
 async def _offer(server: Server, passages: Sequence[str], rate: float, seconds: float, *, seed: int) -> _Round:
-    """Send calls at random moments, whatever becomes of the earlier ones, each on a new or a kept connection."""
+    """Send calls at random moments, whatever becomes of the earlier ones, each on a connection of its own."""
     chance = random.Random(seed)
     calls = itertools.cycle(_mixture(passages, server.port, chance))
     outcomes: list[bool] = []

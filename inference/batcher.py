@@ -84,7 +84,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         for device in self._devices:
             device.thread.start()
-        self._watch(self._loop)
+        self._watch(self._loop, self._loop.time())
 
     def add(self, model: str, lane: Lane, runtimes: Mapping[str, Runtime]) -> None:
         """Take calls for one more model, which is loaded on every device."""
@@ -226,19 +226,18 @@ class Batcher:
             if self._lost is not None or not (taken or self._scheduler.is_busy(model)):
                 self._call(idle.set)
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         """Lose a device that is stuck; else look again at the first moment at which one can be."""
         now = self._clock()
-        for device in self._devices:
+        held = loop.time() - due > self._limits.stuck_after_s  # the whole process: that says nothing of a device
+        for device in () if held else self._devices:
             if not device.lost and device.spare_s(self._limits, now) <= 0:
                 self._lose(device, DeviceLost("a batch does not end"))
         moving = [device for device in self._devices if not device.lost and device.thread.is_alive()]
         if moving:
-            soonest_s = min(device.spare_s(self._limits, now) for device in moving)
-            # What begins after this look may be stuck a floor later, however long the batch of now may take.
-            loop.call_later(min(soonest_s, self._limits.stuck_after_s), self._watch, loop)
-
-    # The device thread.
+            soonest_s = self._limits.stuck_after_s if held else min(one.spare_s(self._limits, now) for one in moving)
+            at = loop.time() + min(soonest_s, self._limits.stuck_after_s)  # of a batch that begins after this look
+            loop.call_at(at, self._watch, loop, at)
 
     def _live(self, device: DeviceThread) -> None:
         try:

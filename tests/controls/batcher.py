@@ -169,8 +169,8 @@ GUARDS = (
     Guard(
         "the watch goes on",
         BATCHER,
-        "            loop.call_later(min(soonest_s",
-        "            (lambda *nothing: None)(min(soonest_s",
+        "            loop.call_at(at",
+        "            (lambda *nothing: None)(at",
         STUCK,
     ),
     Guard(
@@ -179,6 +179,13 @@ GUARDS = (
         "min(soonest_s, self._limits.stuck_after_s)",
         "soonest_s",
         f"{TESTS}test_a_short_batch_is_stuck_no_later_because_a_long_one_ran_before",
+    ),
+    Guard(
+        "a process that was held loses no device",
+        BATCHER,
+        "for device in () if held else self._devices:",
+        "for device in self._devices:",
+        f"{TESTS}test_a_process_that_was_held_as_a_whole_gives_its_batch_the_time_again",
     ),
     Guard(
         "a long batch may take long",

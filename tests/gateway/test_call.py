@@ -235,12 +235,13 @@ async def test_what_runs_beside_the_device_runs_one_by_one_and_ends_at_its_deadl
     [
         b'{"input":' + b"[" * 8000,
         b'{"model":' * 8000,
+        b'{"parameters": {"a": ' + b"[" * 8000,
         b'{"input": "\xff\xfe"}',
         b'{"input": "\xed\xa0\x80"}',
         b"\x00",
         b"",
     ],
-    ids=["deep lists", "deep objects", "no unicode", "half a pair", "a null byte", "nothing"],
+    ids=["deep lists", "deep objects", "deep parameters", "no unicode", "half a pair", "a null byte", "nothing"],
 )
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/rerank", "/v2/models/tiny/infer", "/models/tiny", "/embed"])
 async def test_what_is_no_json_in_unicode_is_the_callers_fault(path: str, body: bytes) -> None:

@@ -254,6 +254,16 @@ async def test_whatever_arrives_is_the_callers_fault_and_queues_nothing() -> Non
     assert len(address.gateway.engine.submitted) == 1
 
 
+@pytest.mark.parametrize("told", [("Content-Length: 3", "Transfer-Encoding: chunked"), ("Content-Length: 5",) * 2])
+async def test_what_is_smuggled_behind_a_length_that_is_told_twice_is_no_call(told: tuple[str, str]) -> None:
+    call = post(b"", *told, "Transfer-Encoding: chunked").replace(b"Transfer-Encoding: chunked\r\n\r\n", b"\r\n")
+    async with listening(settings=HASTY) as address:
+        answer = await address.answer(call + b"0\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+    assert statuses(answer) == [400]
+    assert b"invalid_http" in answer
+
+
 SOUND = {
     "http 0.9": b"GET /livez\r\n\r\n",
     "absolute target": b"GET http://x/livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",

@@ -306,6 +306,19 @@ async def test_a_batch_within_ten_times_its_prediction_is_not_stuck() -> None:
     assert len(answer) == 1
 
 
+async def test_a_process_that_was_held_as_a_whole_gives_its_batch_the_time_again() -> None:
+    runtime = GatedRuntime()
+    async with serving(runtime, stuck_after_s=0.2) as batcher:
+        running = await held(batcher, runtime)
+        time.sleep(0.7)  # what SIGSTOP does to the loop
+        for _ in range(3):
+            await asyncio.sleep(0)  # the look that was due comes
+        runtime.gate.set()
+        answer = await running
+
+    assert answer
+
+
 async def test_a_short_batch_is_stuck_no_later_because_a_long_one_ran_before() -> None:
     runtime = GatedRuntime()
     async with serving(runtime, stuck_after_s=0.05, token_s=0.01) as batcher:
