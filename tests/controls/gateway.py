@@ -48,7 +48,7 @@ GUARDS = (
     Guard(
         "a body has a limit",
         CALL,
-        "if len(body) > most:",
+        "if size > most:",
         "if False:",
         f"{TESTS}test_a_streamed_body_over_the_limit_is_refused",
     ),

@@ -138,15 +138,16 @@ def test_no_two_rows_have_one_name() -> None:
     assert len({guard.name for guard in GUARDS}) == len(GUARDS)
 
 
-@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "SECURITY.md"])
-def test_every_test_that_a_document_names_is_there(document: str) -> None:
-    named = re.findall(r"`(test_\w+)::(test_\w+)`", (ROOT / document).read_text())
-    files = {file.stem: file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
+def test_every_test_that_a_document_names_is_there() -> None:
+    files = list((ROOT / "tests").rglob("test_*.py"))  # some have one name
+    written = {file.stem: "".join(one.read_text() for one in files if one.stem == file.stem) for file in files}
+    for document in ("ARCHITECTURE.md", "SECURITY.md"):
+        named = re.findall(r"`(test_\w+)::(test_\w+)`", (ROOT / document).read_text())
 
-    missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in files.get(file, "")]
+        missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in written.get(file, "")]
 
-    assert len(named) >= 10
-    assert missing == []
+        assert len(named) >= 10
+        assert missing == []
 
 
 def test_every_attack_has_its_guard_in_the_table_of_security() -> None:
