@@ -9,6 +9,7 @@ one cannot serve. One change at a time. Lives on the event loop; what takes long
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,6 +49,7 @@ class Repository:
         self._sources: dict[str, ModelSource] = {}  # of what was loaded from elsewhere than it started with
         self._states: dict[str, ModelState] = {}
         self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "load")  # torch keeps room for its products in every thread that ran them
         self._changes: set[asyncio.Task[ModelState]] = set()
         self._closed = False
 
@@ -178,7 +180,9 @@ class Repository:
 
     async def _prepare(self, checkpoint: Checkpoint) -> None:
         """Make a checkpoint ready, and give it the calls from then on."""
-        loaded = await asyncio.to_thread(self._engine.prepare, checkpoint, self._states[checkpoint.name].version + 1)
+        version = self._states[checkpoint.name].version + 1
+        loop = asyncio.get_running_loop()
+        loaded = await loop.run_in_executor(self._thread, self._engine.prepare, checkpoint, version)
         self._engine.add(loaded)
         self._serve(loaded.served)
 

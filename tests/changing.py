@@ -42,6 +42,7 @@ class ChangingEngine(FakeEngine):
         self.broken: set[str] = set()  # locations that cannot be served
         self.needed, self.free = 0, 0
         self.retired: list[str] = []
+        self.threads: list[str] = []  # that prepared a model
 
     def open(self, name: str, source: ModelSource | None) -> Place:
         self.opened.append(source)
@@ -58,6 +59,7 @@ class ChangingEngine(FakeEngine):
 
     def prepare(self, place: Place, version: int) -> Ready:
         self.preparing.set()
+        self.threads.append(threading.current_thread().name)
         assert self.may_prepare.wait(30), "nobody let the load end"
         if place.source is not None and place.source.location in self.broken:
             raise CannotServe(f"{place.source.location} is broken")

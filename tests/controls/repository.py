@@ -70,6 +70,13 @@ GUARDS = (
         f"{TESTS}test_where_the_old_one_went_first_it_comes_back_if_the_new_one_fails",
     ),
     Guard(
+        "models are made ready on one thread",
+        REPOSITORY,
+        "loop.run_in_executor(self._thread, ",
+        "loop.run_in_executor(None, ",
+        f"{TESTS}test_every_model_is_made_ready_on_one_thread_since_torch_keeps_memory_in_each",
+    ),
+    Guard(
         "a version's kept answers are its own",
         "inference/request.py",
         'return name if version == 1 else f"{name}{_VERSION_MARK}{version}"',

@@ -261,6 +261,15 @@ async def test_a_drain_gives_up_a_load_and_refuses_others() -> None:
         assert await version(client) == 1.0
 
 
+async def test_every_model_is_made_ready_on_one_thread_since_torch_keeps_memory_in_each() -> None:
+    engine = ChangingEngine()
+    async with serving(engine) as client:
+        for _ in range(3):
+            await client.repository.load(MODEL, OTHER)
+
+    assert engine.threads == ["load_0"] * 3
+
+
 async def test_twenty_replacements_under_steady_calls_lose_none_and_mix_none() -> None:
     engine = ChangingEngine()
     versions: list[float] = []
