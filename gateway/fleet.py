@@ -153,9 +153,9 @@ class DemandGauge:
         self._price_s = 1.0 / replica.capacity
 
     def see(self, second: Second) -> None:
-        """Hold what was here in this second, and count what was offered by its end."""
+        """Hold what was here in this second, and count what was offered in it as if all of it came at its middle."""
         self._meter.hold(second.in_flight * self._price_s, second.end - 1.0)
-        self._meter.offer(1, second.offered * self._price_s, second.end)
+        self._meter.offer(1, second.offered * self._price_s, second.end - 0.5)
 
     def read(self, now: float) -> float:
         """The demand ratio."""

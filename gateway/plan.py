@@ -15,12 +15,14 @@ from typing import Final
 import msgspec
 
 from gateway.fleet import DemandGauge, Outcome, Replica, Scaling, foresight_gpu_hours, simulate
-from gateway.hpa import DOWN, UP, Hpa, Policy, Rules
+from gateway.hpa import DOWN, Hpa, Policy, Rules
 from inference import CostModel, Lane, Limits, Profile, Scheduler, Shape
 
 _COLUMNS: Final = ["seconds", "texts_per_second", "tokens_per_text"]
 _TARGETS: Final = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # of the demand ratio: what is cheap first
 _LONGEST_S: Final = 14 * 86_400
+SURGE: Final = Rules((Policy("percent", 300, 15.0), Policy("pods", 4, 15.0)), window_s=0.0)
+"""Up at once and by all that is missing: the sum does not grow with the pods, so there is no cascade to fear."""
 _WINDOWS: Final = 2  # the window down is at least so many times the start: who removes late need not start again
 
 
@@ -141,7 +143,7 @@ def _best(tried: Sequence[Recommendation]) -> Recommendation:
 def _try(one: Replica, rates: Sequence[float], wish: Wish, target: float, least: int) -> Recommendation:
     foresight = foresight_gpu_hours(one, rates, target)
     peak = math.ceil(max(rates) / one.capacity / target) + 1
-    hpa = Hpa("external", target, least, max(least, min(peak, wish.gpus)), UP, _down(wish))
+    hpa = Hpa("external", target, least, max(least, min(peak, wish.gpus)), SURGE, _down(wish))
     first = min(max(math.ceil(rates[0] / one.capacity / target), least), hpa.most)
     outcome = simulate(one, rates, Scaling(hpa, DemandGauge, wish.start_s, wish.gpus), first)
     return Recommendation(hpa, outcome, one.capacity, foresight, outcome.inside >= wish.inside)
@@ -159,7 +161,7 @@ def summary(found: Recommendation, wish: Wish) -> str:
     return f"""{head}metric           sum of headrace_demand_ratio, External, AverageValue
 target           {hpa.target:g}
 replicas         {hpa.least} to {hpa.most}
-up               window {hpa.up.window_s:g} s; 100 % or 4 pods in 15 s, whichever is more
+up               window {hpa.up.window_s:g} s; 300 % or 4 pods in 15 s, whichever is more
 down             window {hpa.down.window_s:g} s; 100 % in 15 s
 a replica does   {found.capacity:.4g} texts/s
 simulated        {outcome.inside:.3%} inside {wish.target_s * 1000:g} ms, {outcome.turns} changes of direction

@@ -1,7 +1,7 @@
 """
 How much work this replica is asked for, as a share of what it can do inside the latency target.
 
-    demand = max(offered, min(in flight, 1.5))
+    demand = max(offered, min(in flight, 2.5))
     offered   = device seconds that callers asked for, per second there is; refused work counts
     in flight = device seconds of what is here, per latency target: 1 is a wait as long as the target
 
@@ -17,7 +17,7 @@ from typing import Final
 WINDOW_S: Final = 15.0  # steady enough not to turn on chance, and no longer than scrape and autoscaler are late anyway
 _HERE_WINDOW_S: Final = 2.0  # a backlog is a fact at once; an average over less would be of single batches
 _PACE_WINDOW_S: Final = 30.0  # of busy time
-_QUEUE_COUNTS: Final = 1.5  # at most: how much is missing is told by what is offered, not by how long it has been
+_QUEUE_COUNTS: Final = 2.5  # at most: what is missing is told by what is offered, a window later; simulated: 1.5 to 3
 _STALLED: Final = 4.0  # a batch counts for at most so many times its prediction, as in the cost model
 
 

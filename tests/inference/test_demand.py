@@ -93,8 +93,8 @@ def test_the_ratio_is_the_larger_of_both() -> None:
     assert Demand(offered=0.9, in_flight=0.7, tokens_per_s=None).ratio == 0.9
 
 
-def test_a_long_queue_does_not_ask_for_more_than_half_as_much_again_and_what_is_offered_does() -> None:
-    assert Demand(offered=0.9, in_flight=30.0, tokens_per_s=None).ratio == 1.5
+def test_a_long_queue_asks_for_two_and_a_half_times_as_much_at_most_and_what_is_offered_for_more() -> None:
+    assert Demand(offered=0.9, in_flight=30.0, tokens_per_s=None).ratio == 2.5
     assert Demand(offered=4.0, in_flight=30.0, tokens_per_s=None).ratio == 4.0
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from gateway.hpa import DOWN, UP, Policy, Rules
+from gateway.hpa import DOWN, Policy, Rules
+from gateway.plan import SURGE
 from tests.k8s.manifests import Document, name, of_kind
 from tests.k8s.pods import containers, extended
 
@@ -44,7 +45,7 @@ def _autoscaler(autoscaler: Document) -> Iterator[str]:
     if not 1 <= least <= most:
         yield f"from {least} to {most} pods is no range that serves"
     behavior = spec.get("behavior") or spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-    if (_rules(behavior["scaleUp"]), _rules(behavior["scaleDown"])) != (UP, DOWN):
+    if (_rules(behavior["scaleUp"]), _rules(behavior["scaleDown"])) != (SURGE, DOWN):
         yield "moves otherwise than `headrace plan` simulates"
     for metric in spec.get("metrics", []):
         aim = metric.get("external", {}).get("target", {})
