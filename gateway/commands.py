@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 import inference
 from gateway import child as children
-from gateway import collector, config, logs, progress, server
+from gateway import collector, config, logs, progress, reference, server
 from gateway import plan as planning
 from gateway.app import create_app
 from gateway.audit import Unwritable
@@ -105,14 +105,14 @@ def models(arguments: Sequence[str]) -> int:
 
 def print_settings(arguments: Sequence[str]) -> int:
     """Print the reference of all settings, as Markdown."""
-    print(config.document())
+    print(reference.document())
     return 0
 
 
 def _with_settings(arguments: Sequence[str], command: Callable[[Settings], int]) -> int:
     """Run a command with its settings; what is wrong with them or with a model is told in one line."""
     if {"-h", "--help"} & set(arguments):
-        print(config.usage())
+        print(reference.usage())
         return 0
     try:
         settings = config.load(arguments, os.environ)

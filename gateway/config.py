@@ -1,8 +1,8 @@
 """
 Settings: flags, HEADRACE_* variables and a TOML file become frozen groups.
 
-KEYS in options.py is the one table behind all three and CONFIGURATION.md. Nothing else in the project reads settings
-or the environment, and every mistake is reported at once.
+KEYS in options.py is the one table behind all three, and behind what is told of them (reference.py). Nothing else in
+the project reads settings or the environment, and every mistake is reported at once.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.options import BOOLEAN, BY_NAME, FLAGS, KEYS, TOML_KEYS, VARIABLES, Key, unclear
+from gateway.options import BOOLEAN, BY_NAME, FLAGS, TOML_KEYS, VARIABLES, Key, unclear
 from inference import DEFAULT_MODEL, EngineConfig
 
 if TYPE_CHECKING:
@@ -28,16 +28,6 @@ REQUIRE = "HEADRACE_REQUIRE"  # for the tests: which optional parts they must fi
 # Kubernetes puts such variables into every pod beside a Service called `headrace` or `headrace-...`.
 SERVICE_LINK = re.compile(r"HEADRACE_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)=.*|HEADRACE_(\w+_)?PORT=\w+://.*")
 LOOPBACK = re.compile(r"localhost|::1|127(\.[0-9]+){3}")
-USAGE = "usage: headrace serve [--key VALUE | --key=VALUE | --switch | --no-switch]...\n"
-PREFACE = """# Configuration
-
-A flag wins over its environment variable, a variable over the TOML file (`--config`), the file over the default.
-An empty variable counts as unset; several models (and what is told about them: task, golden) are flags, a variable
-parted by commas, or a list; `--no-` negates.
-Every mistake is reported at once, before anything starts. `headrace settings` prints this file.
-Where traces are on, OpenTelemetry's library reads more variables of its own: `OTEL_TRACES_SAMPLER`,
-`OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES` and the like.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,26 +182,6 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     if mistakes:
         raise SettingsError(tuple(mistakes))
     return settings
-
-
-def usage() -> str:
-    """What `headrace serve --help` prints."""
-    rows = [(f"{key.flag} {key.kind.metavar}", f"{key.help} [{key.show(Settings())}]") for key in KEYS]
-    return "\n".join([USAGE, *(f"  {left:<27}{right}" for left, right in rows)])
-
-
-def reference() -> str:
-    """All keys as a Markdown table."""
-    rows = [["Flag", "Variable", "TOML key", "Default", "Meaning"], ["---"] * 5]
-    for key in KEYS:
-        names = [key.flag, key.variable, key.name if key.path else "none", key.show(Settings())]
-        rows.append([*(f"`{name}`" for name in names), f"{key.help}. Takes {key.kind.expects}."])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def document() -> str:
-    """CONFIGURATION.md, but for its last newline."""
-    return f"{PREFACE}\n{reference()}"
 
 
 def _from_flags(arguments: Sequence[str]) -> Iterator[Given | Mistake]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import Mistake, Settings, SettingsError, TraceConfig, document, load, reference, usage
+from gateway.config import Mistake, Settings, SettingsError, TraceConfig, load
 from gateway.options import BOOLEAN, KEYS, Key
 from inference import EngineConfig, ForModel, ModelSource
 
@@ -590,28 +590,6 @@ def test_settings_are_the_same_as_flags_as_variables_and_as_a_file(given_values:
 
 def test_the_property_above_knows_every_key() -> None:
     assert values.keys() == {key.name for key in LISTED}
-
-
-def test_the_configuration_document_is_up_to_date() -> None:
-    file = (ROOT / "CONFIGURATION.md").read_text(encoding="utf-8")
-
-    assert file == f"{document()}\n", "regenerate it: headrace settings > CONFIGURATION.md"
-
-
-def test_the_document_ends_with_the_reference() -> None:
-    assert document().endswith(f"\n\n{reference()}")
-
-
-@pytest.mark.parametrize("name", BY_NAME)
-def test_each_key_is_one_line_of_the_usage_and_one_row_of_the_reference(name: str) -> None:
-    key = BY_NAME[name]
-
-    lines = [line for line in usage().splitlines() if line.startswith(f"  {key.flag} ")]
-    rows = [row for row in reference().splitlines() if row.startswith(f"| `{key.flag}` | `{key.variable}` |")]
-
-    assert len(lines) == len(rows) == 1
-    assert key.help in lines[0]
-    assert rows[0].count("|") == 6
 
 
 @pytest.mark.parametrize(
