@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.conftest import Headrace
 from tests.e2e.test_serve import TEXTS, Caller, embed
+from tests.otlp import collecting
 from tests.tiny import save_tiny
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -90,3 +91,23 @@ def test_what_cannot_be_served_is_one_line_with_code_2(start: Callable[..., Head
     assert code == 2
     assert len([line for line in server.said.splitlines() if line.startswith("headrace: ")]) == 1
     assert "Traceback" not in server.said
+
+
+def test_spans_are_whole_where_engine_and_http_are_processes_apart(
+    start: Callable[..., Headrace], tmp_path: Path
+) -> None:
+    with collecting() as collector:
+        model = str(save_tiny("bert", tmp_path / "bert"))
+        server = start("--http-workers", "2", "--model", model, "--otlp-endpoint", collector.url, "--drain-delay", "0")
+
+        httpx2.post(f"{server.url}/v1/embeddings", json={"input": "w1"}).raise_for_status()
+        server.signal(signal.SIGTERM)
+        server.wait()
+
+        [call] = collector.named("POST /v1/embeddings")
+        [queue], [device], [batch] = (collector.named(name) for name in ("queue", "device", "batch"))
+        assert queue.parent_span_id == device.parent_span_id == call.span_id
+        assert [link.span_id for link in queue.links] == [batch.span_id]
+        assert call.start_time_unix_nano <= queue.start_time_unix_nano <= queue.end_time_unix_nano
+        assert queue.end_time_unix_nano == device.start_time_unix_nano
+        assert device.end_time_unix_nano <= call.end_time_unix_nano
