@@ -1,5 +1,5 @@
 """
-Who may in: every path needs a key but those of the probes, known or not, before anything else is done for a call.
+Who may in: every path needs a key, or a token, but those of the probes, known or not, before anything else is done for a call.
 
 It looks at the path that routes are found by, never at a URL made of the Host header, and reads no body.
 """
@@ -7,7 +7,7 @@ It looks at the path that routes are found by, never at a URL made of the Host h
 import re
 import time
 from collections.abc import Callable, Collection
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +19,9 @@ from gateway.errors import Fault
 from gateway.keyring import Keyring
 from gateway.shared_allowance import SharedAccounts
 from gateway.telemetry import exchange_of, header
+
+if TYPE_CHECKING:
+    from gateway.tokens import Tokens  # its home imports cryptography
 
 _KEY_HEADER: Final = b"x-api-key"
 _BEARER: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE | re.ASCII)
@@ -43,14 +46,20 @@ class Access:
         open_paths: Collection[str],
         draw: Draw,
         shared: SharedAccounts | None = None,
+        tokens: "Tokens | None" = None,
     ) -> None:
-        """Wrap the application; `open_paths` are for everybody, `shared` counts limits over all replicas."""
+        """
+        Wrap the application; `open_paths` are for everybody.
+
+        `shared` counts limits over all replicas, `tokens` knows what opens beside keys.
+        """
         self._app = app
         self._keyring = keyring
         self._audit = audit
         self._open = frozenset(open_paths)
         self._draw = draw
         self._shared = shared
+        self._tokens = tokens
         self._accounts = Accounts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,10 +68,11 @@ class Access:
             await self._app(scope, receive, send)
             return
         shown, exchange = _shown(scope), exchange_of(scope)
-        caller = exchange.caller = self._keyring.caller(shown)
+        caller, why = await self._who(shown)
+        exchange.caller = caller
         if caller is None:
             exchange.code = _NO_KEY.code
-            self._audit.refused(scope, exchange, _id(shown))
+            self._audit.refused(scope, exchange, _id(shown), why)
             await self._answer(_NO_KEY, {"www-authenticate": _CHALLENGE}, scope, receive, send)
             return
         try:
@@ -70,6 +80,14 @@ class Access:
         finally:
             if exchange.action or exchange.status == _FORBIDDEN:
                 self._audit.ended(scope, exchange)
+
+    async def _who(self, shown: str) -> tuple[Caller | None, str]:
+        """Return whose key or token this is, or None and what is wrong with the token."""
+        caller = self._keyring.caller(shown)
+        if caller is not None or self._tokens is None:
+            return caller, ""
+        found = await self._tokens.caller(shown)
+        return (None, found) if isinstance(found, str) else (found, "")
 
     async def _admit(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a caller within its limits."""

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
@@ -20,7 +21,7 @@ from gateway import __version__, cohere, huggingface, infinity, kserve, kserve_r
 from gateway.access import Access, Speaking
 from gateway.audit import Audit, open_stream
 from gateway.call import Door
-from gateway.config import Settings
+from gateway.config import OidcConfig, Settings
 from gateway.console import FILES, Console
 from gateway.dialect import Dialect, Spoken
 from gateway.errors import Fault
@@ -32,6 +33,9 @@ from gateway.shared_allowance import SharedAccounts
 from gateway.telemetry import Metrics, Telemetry, exchange_of
 from gateway.v2 import V2
 from inference import Client
+
+if TYPE_CHECKING:
+    from gateway.tokens import Tokens
 
 _NO_TRACING = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
 _FORKED = "/rerank"
@@ -85,7 +89,8 @@ def create_app(
         page = FILES if settings.http.shows_console else ()  # it asks for a key, and holds nothing
         keyring = Keyring(keys, changed=audit.reloaded)
         shared = _shared(settings, lifecycle, metrics)
-        app.add_middleware(Access, keyring, audit, open_paths=[*probes, *page], draw=unrouted.draw, shared=shared)
+        beside = {"shared": shared, "tokens": _tokens(settings.access.oidc, keyring, lifecycle)}
+        app.add_middleware(Access, keyring, audit, open_paths=[*probes, *page], draw=unrouted.draw, **beside)
     if settings.access.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.access.cors_origins, **_CORS)
     app.add_middleware(Telemetry, metrics, access_log=settings.log.access, draining=lambda: lifecycle.draining)
@@ -126,6 +131,18 @@ def _shared(settings: Settings, lifecycle: Lifecycle, metrics: Metrics) -> Share
     shared = SharedAccounts(url, longest_s, reached=metrics.limits_shared)
     lifecycle.at_stop(shared.close)
     return shared
+
+
+def _tokens(oidc: OidcConfig, keyring: Keyring, lifecycle: Lifecycle) -> "Tokens | None":
+    """Take tokens beside keys, if there is an issuer; raises Unreadable."""
+    if not oidc.issuer:
+        return None
+    from gateway.jwks import KeysOfFile, KeysOfIssuer  # noqa: PLC0415 - cryptography and an HTTP client, for tokens alone
+    from gateway.tokens import Tokens  # noqa: PLC0415
+
+    keys = KeysOfFile(oidc.jwks) if isinstance(oidc.jwks, Path) else KeysOfIssuer(oidc.issuer, oidc.jwks)
+    lifecycle.at_stop(keys.close)
+    return Tokens(oidc, keys, keyring.grant)
 
 
 def _routes(spoken: Sequence[Spoken], most_bytes: int) -> list[Route]:

@@ -1,6 +1,6 @@
 """
 The audit log, a stream of its own: a JSON line for whatever is refused for want of a key or a right, and for whatever
-an admin does. It has the ids of keys and never a key, and no input.
+an admin does. It has the ids of keys and the subjects of tokens, never a key or a token, and no input.
 """
 
 import logging
@@ -35,10 +35,12 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     action: str
     outcome: str
     key: str = ""
+    subject: str = ""  # of a token that was good
     caller: str = ""
     address: str = ""
     request_id: str = ""
     left_out: int = 0  # lines like this one, since the last
+    why: str = ""  # a token was not good
 
 
 class Audit:
@@ -51,21 +53,22 @@ class Audit:
         self._strangers = Bucket(_LINES_PER_S, clock())
         self._left_out = 0
 
-    def refused(self, scope: Scope, exchange: Exchange, key: str) -> None:
-        """Note a call without a key that opens; `key` is the id of what it showed, if that has one."""
+    def refused(self, scope: Scope, exchange: Exchange, key: str, why: str = "") -> None:
+        """Note a call without a key that opens; `key` is the id of what it showed, `why` what is wrong with a token."""
         if self._strangers.level(self._clock()) < 1:
             self._left_out += 1
             return
         self._strangers.spend(1, self._clock())
         left_out, self._left_out = self._left_out, 0
-        moment, address = self._moment(), _address(scope)
-        self._write(Line(moment, _action(scope), exchange.code, key, "", address, exchange.request_id, left_out))
+        at, address, request_id = self._moment(), _address(scope), exchange.request_id
+        self._write(Line(at, _action(scope), exchange.code, key, "", "", address, request_id, left_out, why))
 
     def ended(self, scope: Scope, exchange: Exchange) -> None:
         """Note what became of a call that was an admin's, or was not its caller's right."""
-        key, name = ("", "") if exchange.caller is None else (exchange.caller.key, exchange.caller.name)
+        who = exchange.caller
+        key, subject, name = ("", "", "") if who is None else (who.key, who.subject, who.name)
         action, outcome = exchange.action or _action(scope), exchange.code or exchange.outcome
-        self._write(Line(self._moment(), action, outcome, key, name, _address(scope), exchange.request_id))
+        self._write(Line(self._moment(), action, outcome, key, subject, name, _address(scope), exchange.request_id))
 
     def reloaded(self, keys: int) -> None:
         """Note that the file of keys was read again."""

@@ -33,11 +33,12 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Somebody who has shown who they are: their name, the id of the key they showed, and what they may."""
+    """Somebody who has shown who they are: their name, the id of their key, what they may; or their token's subject."""
 
     name: str
     key: str
     grant: Grant
+    subject: str = ""  # of a token, as its issuer writes it
 
     def may_use(self, model: str) -> bool:
         """Whether a model of this name, served or not, may be asked anything."""

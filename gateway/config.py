@@ -74,6 +74,16 @@ class DrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OidcConfig:
+    """Whose tokens open beside keys (empty: nobody's), for which audience, and the claim that names their caller."""
+
+    issuer: str = ""
+    audience: str = ""
+    jwks: Path | str | None = None  # None: where the issuer says
+    caller_claim: str = "sub"
+
+
+@dataclass(frozen=True, slots=True)
 class AccessConfig:
     """
     Who may call: a file of keys (None: everybody whom the address reaches), and pages of which origins.
@@ -85,6 +95,7 @@ class AccessConfig:
     audit_log: Path | None = None
     cors_origins: tuple[str, ...] = ()
     redis_url: str | None = None
+    oidc: OidcConfig = OidcConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +269,8 @@ def _read(key: Key, where: str, text: str) -> Given | Mistake:
 
 def _misfit(key: Key, where: str, value: object) -> Mistake:
     fix = f"mend it, or leave it out for {key.show(Settings())}"
-    return Mistake(where, f"{value!r} is not {key.kind.expects}", fix, key.name)
+    said = "what is given" if key.kind.secret else repr(value)
+    return Mistake(where, f"{said} is not {key.kind.expects}", fix, key.name)
 
 
 def _by_key(source: Iterable[Given | Mistake]) -> dict[str, list[Given]]:
@@ -309,6 +321,7 @@ def _clashes(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
         yield ("host", "keys", "allow-anonymous"), problem, "add --keys FILE, or --allow-anonymous, or keep 127.0.0.1"
     if keyed and http.allow_anonymous:
         yield ("allow-anonymous", "keys"), "callers need a key, or they do not", "leave one of them out"
+    yield from _of_tokens(settings)
     if (settings.tls.cert is None) != (settings.tls.key is None):
         yield ("tls-cert", "tls-key"), "a certificate and its key go together", "name both"
     if settings.tls.client_ca is not None and settings.tls.cert is None:
@@ -319,6 +332,16 @@ def _clashes(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
         yield ("model",), "two models of one name", "give one another name, NAME=..."
     for key, told in (("task", settings.engine.tasks), ("golden", settings.engine.goldens)):
         yield from (((key, "model"), *found) for found in unclear(names, told))
+
+
+def _of_tokens(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    access, oidc = settings.access, settings.access.oidc
+    if oidc.issuer and access.keys is None:
+        yield ("oidc-issuer", "keys"), "a token names a caller of the key file", "add --keys FILE"
+    if bool(oidc.issuer) != bool(oidc.audience):
+        yield ("oidc-issuer", "oidc-audience"), "whose tokens, and for whom, go together", "name both"
+    if oidc.jwks is not None and not oidc.issuer:
+        yield ("oidc-jwks", "oidc-issuer"), "keys of tokens are an issuer's", "name it"
 
 
 def _of_control(settings: Settings, *, keyed: bool) -> Iterator[tuple[tuple[str, ...], str, str]]:

@@ -19,6 +19,7 @@ _MISUSED: Final = 2
 _SPAN: Final = re.compile(r"([1-9][0-9]{0,5})([smhdw])", re.ASCII)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LISTS: Final = ("models", "tasks", "dialects")
+_NAME: Final = "a name: letters, digits and . _ @ : - (at most 100)"
 _ANY: Final = "any"  # takes a right or a limit back to what it is where nothing is said
 _RIGHTS: Final[Mapping[str, str]] = {
     "models": "names of models, parted by commas",
@@ -41,6 +42,7 @@ def keys(arguments: Sequence[str]) -> int:
     told = _flags().parse_args(arguments)
     verbs: dict[str, Callable[[argparse.Namespace], None]] = {
         "create": _create,
+        "add": _add,
         "list": _list,
         "grant": _grant,
         "expire": _expire,
@@ -57,7 +59,7 @@ def keys(arguments: Sequence[str]) -> int:
 
 def _create(told: argparse.Namespace) -> None:
     """Print a new key on standard output: the only time that anybody sees it."""
-    name, now = _checked(told.name, Name, "a name: letters, digits and . _ @ - (at most 100)"), keyfile.utc_now()
+    name, now = _checked(told.name, Name, _NAME), keyfile.utc_now()
     expires = _moment(told.expires, now) if told.expires else None
     with keyfile.changing(told.file) as file:
         key, kept = keyfile.make_key(name, now, expires)
@@ -66,6 +68,17 @@ def _create(told: argparse.Namespace) -> None:
     print(key)
     until = f", until {kept.expires:%Y-%m-%d %H:%M:%S} UTC" if kept.expires else ""
     sys.stderr.write(f"headrace: a key of {name}{until}; keep it now, {told.file} holds only its hash\n")
+
+
+def _add(told: argparse.Namespace) -> None:
+    """Write down a caller who has no key yet, or never: one who shows tokens."""
+    name = _checked(told.name, Name, _NAME)
+    with keyfile.changing(told.file) as file:
+        if name in file.callers:
+            raise _Wrong(f"there is a caller {name!r} already; `headrace keys grant` changes what they may")
+        granted = _granted(Grant(), told)
+        keyfile.write(told.file, Keyfile({**file.callers, name: granted}, file.keys))
+    print(f"{name}: {_described(granted)}")
 
 
 def _list(told: argparse.Namespace) -> None:
@@ -183,6 +196,7 @@ def _flags() -> argparse.ArgumentParser:
     create = verb("create", "print a new key of a caller; the file keeps its hash", "name")
     create.add_argument("--expires", metavar="WHEN", help="90d, 12h or 2027-01-31; without it, never")
     _add_rights(create)
+    _add_rights(verb("add", "write down a caller without a key, who shows tokens", "name"))
     shown = verb("list", "show callers, what they may, and the ids of their keys")
     shown.add_argument("--json", action="store_true", help="for machines")
     _add_rights(verb("grant", "change what a caller may, with all their keys", "name"))

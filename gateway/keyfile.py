@@ -24,7 +24,7 @@ from gateway.watched import Unreadable
 _ID_BYTES: Final = 8
 _SECRET_BYTES: Final = 32
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,99}\Z")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@:-]{0,99}\Z")]
 """Of a caller; it stands in logs and in labels of metrics."""
 
 

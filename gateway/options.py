@@ -31,6 +31,7 @@ class Kind:
     parse: Callable[[str], object]
     toml: tuple[type, ...] = (str,)
     show: Callable[[Any], str] = str
+    secret: bool = False  # may hold a password: never repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,27 @@ def _redis(text: str) -> str:
     if not re.fullmatch(r"(rediss?|unix)://\S+", text):
         raise ValueError("not such a URL")
     return text
+
+
+def secure_url(text: str) -> str:
+    """Read where something comes from that is believed: HTTPS, or HTTP on this machine; ValueError: not that."""
+    parts = urlsplit(text)
+    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in {"localhost", "127.0.0.1", "::1"})
+    if not secure or not parts.hostname or parts.username is not None or not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(text)
+    return text
+
+
+def _issuer(text: str) -> str:
+    if "?" in text or "#" in text:
+        raise ValueError(text)
+    return "" if text == "none" else secure_url(text)
+
+
+def _jwks(text: str) -> Path | str | None:
+    if text == "none":
+        return None
+    return secure_url(text) if "://" in text else _path(text)
 
 
 def _boolean(text: str) -> bool:
@@ -230,7 +252,8 @@ REDIS = Kind(
     "URL",
     "`redis://`, `rediss://` or `unix://` and what follows, or none",
     lambda text: None if text == "none" else _redis(text),
-    show=lambda url: "none" if url is None else "one that is set",  # it may hold a password
+    show=lambda url: "none" if url is None else "one that is set",
+    secret=True,
 )
 PREFIX = Kind(
     "PATH",
@@ -239,6 +262,25 @@ PREFIX = Kind(
     show=lambda prefix: prefix or "/",
 )
 URL = Kind("URL", "a URL such as http://collector:4318, or none", _url, show=lambda url: url or "none")
+ISSUER = Kind(
+    "URL",
+    "an `https://` URL exactly as tokens have it (`http://` on a loopback address alone), or none",
+    _issuer,
+    show=lambda url: url or "none",
+)
+AUDIENCE = Kind(
+    "NAME",
+    "up to 200 printable characters without spaces, or none",
+    lambda text: "" if text == "none" else _plain(r"[!-~]{1,200}", text),
+    show=lambda name: name or "none",
+)
+CLAIM = Kind("NAME", "up to 100 printable characters without spaces", partial(_plain, r"[!-~]{1,100}"))
+JWKS = Kind(
+    "PLACE",
+    "a path, an `https://` URL, or none for where the issuer says",
+    _jwks,
+    show=lambda place: "none" if place is None else _show_path(place) if isinstance(place, Path) else place,
+)
 NAME = Kind("NAME", "a name of up to 100 letters, digits and ._/-", partial(_plain, r"[\w./-]{1,100}"))
 DEVICES = Kind("DEVICES", "auto, or cpu, cuda, cuda:N, or several such as `cuda:0,cuda:1`", _places, show=",".join)
 BOOLEAN = Kind("", "true or false", _boolean, (bool,), lambda on: str(on).lower())
@@ -274,6 +316,10 @@ KEYS = (
     Key("gpu-metrics", "metrics.gpus", BOOLEAN, "Tell what the driver says of all GPUs that this process sees"),
     Key("allow-anonymous", "http.allow_anonymous", BOOLEAN, "Answer callers without a key on any address"),
     Key("keys", "access.keys", MAYBE_FILE, "API keys, as `headrace keys create` writes them; calls then need one"),
+    Key("oidc-issuer", "access.oidc.issuer", ISSUER, "Issuer of tokens (JWT) that open as keys do"),
+    Key("oidc-audience", "access.oidc.audience", AUDIENCE, "What tokens must be for: this service's name there"),
+    Key("oidc-jwks", "access.oidc.jwks", JWKS, "Where the public keys are that tokens are signed with"),
+    Key("oidc-caller-claim", "access.oidc.caller_claim", CLAIM, "Claim whose value is a caller's name in the key file"),
     Key("redis-url", "access.redis_url", REDIS, "Redis that counts callers' limits over all replicas"),
     Key("tls-cert", "tls.cert", MAYBE_FILE, "Certificate chain of this server, PEM; the API is then HTTPS"),
     Key("tls-key", "tls.key", MAYBE_FILE, "Its private key, PEM, without a password"),

@@ -322,5 +322,5 @@ class CallRecord(logging.LogRecord):
 def _tail(exchange: Exchange) -> str:
     """What only some lines have; the key's id opens nothing."""
     code = f" code={exchange.code}" if exchange.code else ""
-    who = f" caller={exchange.caller.name} key={exchange.caller.key}" if exchange.caller else ""
+    who = f" caller={exchange.caller.name} key={exchange.caller.key or '-'}" if exchange.caller else ""
     return code + who
