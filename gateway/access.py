@@ -1,5 +1,5 @@
 """
-Who may in: every path needs a key, or a token, but those of the probes, known or not, before anything else is done for a call.
+Who may in: every path needs a key or a token but those of the probes, known or not, before anything else is done.
 
 It looks at the path that routes are found by, never at a URL made of the Host header, and reads no body.
 """

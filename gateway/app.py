@@ -89,7 +89,7 @@ def create_app(
         page = FILES if settings.http.shows_console else ()  # it asks for a key, and holds nothing
         keyring = Keyring(keys, changed=audit.reloaded)
         shared = _shared(settings, lifecycle, metrics)
-        beside = {"shared": shared, "tokens": _tokens(settings.access.oidc, keyring, lifecycle)}
+        beside: dict[str, Any] = {"shared": shared, "tokens": _tokens(settings.access.oidc, keyring, lifecycle)}
         app.add_middleware(Access, keyring, audit, open_paths=[*probes, *page], draw=unrouted.draw, **beside)
     if settings.access.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.access.cors_origins, **_CORS)

@@ -85,9 +85,10 @@ class Door:
         who = exchange_of(request.scope).caller
         if name is not None:
             check_model(who, name)  # whether it is served or not: a 404 would say which ones are
-        model = self.client.model_for(name, ability)
-        check_model(who, model.name)
-        return model
+        models = None if who is None else who.grant.models
+        if name is None and models is not None and models.isdisjoint(self.client.models):
+            raise HttpFault(403, "forbidden", "this key may use no model that is served", "model")
+        return self.client.model_for(name, ability, models)
 
     def models(self, request: Request) -> "Mapping[str, ServedModel]":
         """Return what is served, by name, of that what the caller may use."""

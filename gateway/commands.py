@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvloop
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
 import inference
 from gateway import child as children
@@ -27,6 +27,7 @@ from gateway.app import create_app
 from gateway.audit import Unwritable
 from gateway.cards import Page
 from gateway.config import HttpConfig, Settings, SettingsError
+from gateway.exporter import export
 from gateway.gpu_metrics import GpuMetrics
 from gateway.gpus import Gpus
 from gateway.lifecycle import Lifecycle
@@ -303,8 +304,8 @@ def _serve_in_several(settings: Settings, listener: socket.socket) -> int:
 
 def _export(settings: Settings, registry: CollectorRegistry) -> None:
     http = settings.http
-    exporter, _ = start_http_server(http.metrics_port, http.host, registry)
-    _log.info("metrics on %s/metrics", server.url(http.host, exporter.server_port))
+    port = export(http, registry)
+    _log.info("metrics on %s/metrics", server.url(http.host, port))
     if settings.metrics.gpus:
         gpus = Gpus()
         gpus.start()

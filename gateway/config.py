@@ -215,7 +215,8 @@ def _flag(flag: str, values: list[str]) -> Given | Mistake:
         return _read(key, flag, values[0])
     if flag != key.flag:
         return Mistake(flag, f"takes no value, not {values}", f"write {flag} alone", key.name)
-    problem = f"takes one value, not {values}" if any(values) else "has no value"
+    told = len(values) if key.kind.secret else values
+    problem = f"takes one value, not {told}" if any(values) else "has no value"
     return Mistake(flag, problem, f"write {flag} {key.kind.metavar}".rstrip(), key.name)
 
 

@@ -1,4 +1,8 @@
-"""Which caller shows this key, and what callers may: one hash and one comparison, for keys that are there and for keys that are not."""
+"""
+Which caller shows this key, and what a caller of a name may.
+
+One hash and one comparison, for keys that are there and for keys that are not.
+"""
 
 import hmac
 import secrets

@@ -17,7 +17,8 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -162,7 +163,33 @@ class Signals:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, for ours drain first, and with an eye on who does not read."""
+    """uvicorn without its signal handlers, for ours drain first; an eye on who does not shake hands, or read."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen as uvicorn does, but for the time that a TLS handshake may take: it leaves that at a minute."""
+        if self.config.ssl is None:
+            await super().startup(sockets)
+            return
+        await self.lifespan.startup()
+        loop, config = asyncio.get_running_loop(), self.config
+        protocol: Callable[[], asyncio.Protocol] = partial(
+            cast("Any", config.http_protocol_class),
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        limits: HttpConfig = config.http_protocol_class.limits  # type: ignore[attr-defined]
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=each,
+                ssl=config.ssl,
+                ssl_handshake_timeout=limits.header_timeout_s,
+                backlog=config.backlog,
+            )
+            for each in sockets or []
+        ]
+        self.started = True
 
     async def on_tick(self, counter: int) -> bool:
         """Do what is to be done ten times a second."""

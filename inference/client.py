@@ -7,7 +7,7 @@ the model made. Knows no HTTP and no tensor; the engine behind it may be in this
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, cast
@@ -138,9 +138,13 @@ class Client:
         """Take a snapshot of the engine; None while starting."""
         return self._engine.statistics()
 
-    def model_for(self, name: str | None, ability: Ability | None) -> ServedModel:
-        """Return the model that is meant, or the only one that can do this (None: anything); raises InvalidRequest."""
-        return self._find(name, ability).model
+    def model_for(self, name: str | None, ability: Ability | None, among: Container[str] | None = None) -> ServedModel:
+        """
+        Return the model that is meant, or the only one that can do this (None: anything); raises InvalidRequest.
+
+        Of other models than those `among` (None: all) nothing is said.
+        """
+        return self._find(name, ability, among).model
 
     def tokenize(self, name: str | None, texts: Sequence[str], *, special: bool = True) -> list[list[Token]]:
         """Return the tokens of texts, to look at."""
@@ -256,15 +260,15 @@ class Client:
             self._known = models
         return self._repository.served
 
-    def _find(self, name: str | None, ability: Ability | None) -> Served:
+    def _find(self, name: str | None, ability: Ability | None, among: Container[str] | None = None) -> Served:
         if not self.healthy:
             raise DeviceLost("the device answers no more")
         all_served = self._all()
         if self._closing:
             raise Unavailable("draining")
         if not all_served or (name is not None and name not in all_served):
-            raise self._repository.absent(name)
-        meant = list(all_served.values()) if name is None else [all_served[name]]
+            raise self._repository.absent(name, among)
+        meant = _told_of(all_served, among) if name is None else [all_served[name]]
         able = [served for served in meant if ability is None or ability in served.model.abilities]
         if len(able) == 1:
             return able[0]
@@ -314,6 +318,10 @@ class Client:
                 return await asyncio.to_thread(encode, inputs, truncation)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed while the text was tokenised") from None
+
+
+def _told_of(all_served: Mapping[str, Served], among: Container[str] | None) -> list[Served]:
+    return [served for name, served in all_served.items() if among is None or name in among]
 
 
 def _whose(meant: Sequence[Served], able: Sequence[Served], ability: Ability | None) -> str:

@@ -8,7 +8,7 @@ one cannot serve. One change at a time. Lives on the event loop; what takes long
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +86,8 @@ class Repository:
         """Serve a model no more, once what it took is answered; raises UnknownModel."""
         return await self._change(lambda: self._unload(name))
 
-    def absent(self, name: str | None) -> InferenceError:
-        """Say why no model of this name (None: of any name) takes calls."""
+    def absent(self, name: str | None, among: Container[str] | None = None) -> InferenceError:
+        """Say why no model of this name (None: of any name) takes calls, and which of those `among` (None: all) do."""
         if not self._states:
             return Unavailable("starting")
         meant = [state for state in self._states.values() if name in (None, state.name)]
@@ -95,7 +95,7 @@ class Repository:
             return Unavailable("the model is being loaded")
         if name is None:
             return UnknownModel("no model is served", "model")
-        known = ", ".join(self.served) or "none"
+        known = ", ".join(each for each in self.served if among is None or each in among) or "none"
         return UnknownModel(f"the model {name!r} is not served; there is: {known}", "model")
 
     def close(self) -> None:

@@ -10,6 +10,8 @@ ALLOWANCE = "gateway/allowance.py"
 WATCHED = "gateway/watched.py"
 TLS = "gateway/tls.py"
 SHARED = "gateway/shared_allowance.py"
+TOKENS = "gateway/tokens.py"
+JWKS = "gateway/jwks.py"
 T = "tests/gateway/test_"
 
 GUARDS = (
@@ -60,7 +62,14 @@ GUARDS = (
         CALL,
         "if who is not None and not who.may_use(name):",
         "if False:",
-        f"{T}access.py::test_a_model_that_is_not_named_must_be_one_of_the_caller_s",
+        f"{T}access.py::test_a_caller_may_use_its_models_and_does_not_learn_of_others[GET-/v2/models/{{}}-None]",
+    ),
+    Guard(
+        "errors name the models of their caller",
+        CALL,
+        "return self.client.model_for(name, ability, models)",
+        "return self.client.model_for(name, ability)",
+        f"{T}access.py::test_errors_name_only_the_models_that_their_caller_may_use",
     ),
     Guard(
         "a model that is not its caller's is not said to be there",
@@ -138,6 +147,34 @@ GUARDS = (
         "context.verify_mode = ssl.CERT_REQUIRED",
         "pass",
         f"{T}tls.py::test_callers_must_show_a_certificate_of_the_right_authority",
+    ),
+    Guard(
+        "a token ends though it is remembered",
+        TOKENS,
+        "if self._now() >= known.ends:",
+        "if False:",
+        f"{T}tokens.py::test_a_token_that_was_good_is_not_checked_again_until_it_ends",
+    ),
+    Guard(
+        "a token of a key that is withdrawn is checked again",
+        TOKENS,
+        "self._keys.held(known.kid) is not known.key",
+        "False",
+        f"{T}tokens.py::test_tokens_of_a_key_that_is_withdrawn_open_nothing_though_they_were_remembered",
+    ),
+    Guard(
+        "unknown ids do not make questions without end",
+        JWKS,
+        "self._fetching is None and now >= self._again_at",
+        "self._fetching is None",
+        f"{T}jwks.py::test_ids_that_nobody_has_make_one_question_in_ten_seconds",
+    ),
+    Guard(
+        "a document is read only so far",
+        JWKS,
+        "len(content) > _LARGEST_BYTES",
+        "False",
+        f"{T}jwks.py::test_a_document_without_end_is_not_read_to_its_end",
     ),
     Guard(
         "a Redis that is away is left alone for a second",

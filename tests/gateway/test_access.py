@@ -386,3 +386,29 @@ async def test_no_text_in_a_header_opens_or_breaks_anything(closed: Gateway, nam
 
     assert sent[0]["status"] == 401
     assert re.search(rb"invalid_api_key", sent[1]["body"])
+
+
+async def test_errors_name_only_the_models_that_their_caller_may_use(file: Path) -> None:
+    two, none = key_for(file, "two", models={"a", "b", "gone"}), key_for(file, "none", models={"gone"})
+
+    async with locked(file, FakeEngine(["a", "b", "theirs"])) as subject:
+        several = await subject.embed(WORDS, **bearer(two))
+        gone = await subject.embed({**WORDS, "model": "gone"}, **bearer(two))
+        other = await subject.http.post("/rerank", json={"query": "w1", "texts": ["w2"]}, headers=bearer(two))
+        nothing = await subject.embed(WORDS, **bearer(none))
+
+    assert [answer.status_code for answer in (several, gone, nothing)] == [400, 404, 403]
+    assert "which model is meant: a, b" in several.text
+    assert "there is: a, b" in gone.text
+    assert "a can" in other.text
+    assert not [answer.text for answer in (several, gone, other, nothing) if "theirs" in answer.text]
+
+
+async def test_a_caller_of_one_model_among_many_need_not_name_it(file: Path) -> None:
+    key = key_for(file, models={"mine"})
+
+    async with locked(file, FakeEngine(["mine", "theirs"])) as subject:
+        answer = await subject.embed(WORDS, **bearer(key))
+
+    assert answer.status_code == 200
+    assert [call.requests[0].model for call in subject.engine.submitted] == ["mine"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import Mistake, Settings, SettingsError, TraceConfig, load
+from gateway.config import Mistake, OidcConfig, Settings, SettingsError, TraceConfig, load
 from gateway.options import BOOLEAN, KEYS, Key
 from inference import EngineConfig, ForModel, ModelSource
 
@@ -507,6 +507,10 @@ values: dict[str, st.SearchStrategy[object]] = {
     "allow-anonymous": st.booleans(),
     "keys": st.sampled_from(["/etc/keys", "~/keys", "keys"]),
     "cors-origin": st.lists(st.sampled_from(["https://a.example", "http://[::1]:3000"]), unique=True, min_size=1),
+    "oidc-issuer": st.sampled_from(["https://issuer.example", "https://issuer.example/"]),
+    "oidc-audience": st.sampled_from(["headrace", "api://headrace"]),
+    "oidc-jwks": st.sampled_from(["/etc/jwks", "https://issuer.example/keys"]),
+    "oidc-caller-claim": st.sampled_from(["sub", "azp"]),
     "redis-url": st.sampled_from(["redis://redis:6379/0", "rediss://:x@redis", "unix:///run/redis"]),
     "tls-cert": st.sampled_from(["/etc/tls.crt", "tls.crt"]),
     "tls-key": st.sampled_from(["/etc/tls.key", "tls.key"]),
@@ -610,3 +614,54 @@ def test_a_password_in_a_url_is_shown_nowhere() -> None:
     settings = load(["--redis-url=redis://:hunter2@redis"], {})
 
     assert "hunter2" not in BY_NAME["redis-url"].show(settings) + "".join(said)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["redi://:hunter2@redis", "redis://:hunter2 @redis", "hunter2", "redis:/:hunter2@redis"]
+)
+def test_a_url_with_a_password_that_cannot_be_read_is_not_repeated(wrong: str, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f'redis-url = "{wrong}"')
+
+    for arguments, variables in (
+        ([f"--redis-url={wrong}"], {}),
+        (["--redis-url", wrong, wrong], {}),
+        ([], {"HEADRACE_REDIS_URL": wrong}),
+        (["--config", str(file)], {}),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            load(arguments, variables)
+
+        assert "redis-url" in str(caught.value).lower().replace("_", "-")
+        assert "hunter2" not in str(caught.value)
+
+
+def test_tokens_need_a_key_file_and_an_audience() -> None:
+    issuer = "--oidc-issuer=https://issuer.example/"
+
+    said = {
+        words: str(mistakes(list(words)))
+        for words in (
+            (issuer, "--oidc-audience=a"),
+            (issuer, "--keys=k"),
+            ("--oidc-audience=a", "--keys=k"),
+            ("--oidc-jwks=k",),
+        )
+    }
+    settings = load([issuer, "--oidc-audience=a", "--keys=k", "--oidc-jwks=https://issuer.example/keys"], {})
+
+    assert all("go together" in text or "add --keys" in text or "name it" in text for text in said.values())
+    assert settings.access.oidc == OidcConfig("https://issuer.example/", "a", "https://issuer.example/keys")
+    assert load([issuer, "--oidc-audience=a", "--keys=k", "--oidc-jwks=k"], {}).access.oidc.jwks == Path("k")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("http://issuer.example", "https://", "issuer.example", "https://user:word@issuer", "file:///keys"),
+        *("https://issuer/?a=b", "https://issuer/#a", "https://iss uer", "http://127.0.0.1.example"),
+    ],
+)
+def test_what_is_believed_comes_over_https(wrong: str) -> None:
+    with pytest.raises(SettingsError, match="https://"):
+        load(["--oidc-issuer", wrong, "--oidc-audience", "a", "--keys", "k"], {})

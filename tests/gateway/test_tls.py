@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from gateway.config import Settings, TlsConfig
+from gateway.config import HttpConfig, Settings, TlsConfig
 from gateway.tls import server_context
 from gateway.watched import Unreadable
 from tests.gateway.certificates import Authority, Signed, openssl
@@ -94,6 +94,18 @@ async def test_calls_come_over_tls_and_plain_ones_get_nothing(tmp_path: Path, au
 
     assert answer.status_code == 200
     assert b"alive" not in plain
+
+
+async def test_who_does_not_shake_hands_in_time_is_cut(tmp_path: Path, authority: Authority) -> None:
+    tls = placed(tmp_path, authority.sign("server"))
+
+    async with listening(settings=Settings(HttpConfig(header_timeout_s=0.1), tls=tls)) as address:
+        reader, writer = await asyncio.open_connection("127.0.0.1", address.port)
+        async with asyncio.timeout(20):
+            said = await reader.read()
+        writer.close()
+
+    assert said == b""
 
 
 async def test_a_new_certificate_is_shown_without_a_restart(tmp_path: Path, authority: Authority) -> None:
