@@ -14,7 +14,7 @@ from tests.conftest import skip
 from tests.k8s.manifests import ROOT
 from tests.k8s.test_metrics import alerts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # three days of rules, on a machine that does much else
 
 MANIFEST = ROOT / "k8s/components/prometheus-rules/rules.yaml"
 GPU = 'namespace="n", instance="pod:9090", gpu="0"'
