@@ -160,3 +160,15 @@ def test_a_folder_that_is_not_there_is_told(subject: Subject) -> None:
 
     assert code == 2
     assert err.startswith("headrace: cannot write")
+
+
+def test_a_caller_who_shows_tokens_is_written_down_without_a_key(subject: Subject) -> None:
+    name = "system:serviceaccount:apps:search"
+
+    said = subject("add", name, "--models", "a")
+    twice = subject.run("add", name)
+
+    assert said == f"{name}: models=a\n"
+    assert twice[0] == 2
+    assert keyfile.read(subject.file).keys == ()
+    assert Keyring(subject.file).grant(name) is not None
