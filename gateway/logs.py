@@ -8,10 +8,12 @@ import asyncio
 import json
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, TextIO
 
@@ -83,10 +85,19 @@ class _Lines(logging.Formatter):
         record.exc_text = None
         return line
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return f"{_second(int(record.created))},{record.msecs:03.0f}"
+
     def formatException(
         self, ei: "tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]"
     ) -> str:
         return "\n".join(_causes(ei[1]))
+
+
+@lru_cache(maxsize=1)
+def _second(moment: int) -> str:
+    """Write a second of local time as logging does: the lines of calls come many a second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
 class _JsonLines(_Lines):

@@ -162,6 +162,7 @@ class Metrics:
         self.shared = gauge("shared_limits", "1: limits of callers are counted in Redis; 0: by this process alone")
         self._requests_of = cache(self.requests.labels)  # labels() checks its values and takes a lock; they are few
         self._request_s_of = cache(self.request_s.labels)
+        self._refusals_of = cache(self.refusals.labels)
         self._callers_of = cache(self.callers.labels)
         self._spent_of = cache(self.spent.labels)
         self._tokenise_s_of = cache(self.tokenise_s.labels)
@@ -182,7 +183,7 @@ class Metrics:
             self._callers_of(exchange.caller.name, outcome).inc()
             self._spent_of(exchange.caller.name).inc(exchange.tokens)
         if exchange.status in _NOT_RUN and exchange.code:
-            self.refusals.labels(exchange.reason or exchange.code).inc()
+            self._refusals_of(exchange.reason or exchange.code).inc()
 
     def limits_shared(self, there: bool) -> None:
         """Record whether Redis counts callers' limits, or each replica for itself."""
