@@ -580,7 +580,16 @@ def with_one_lock(chosen: dict[str, object]) -> dict[str, object]:
     return chosen | {"allow-anonymous": False} if {"keys", "allow-anonymous"} <= chosen.keys() else chosen
 
 
-@given(st.fixed_dictionaries({}, optional=values).map(with_told_models).map(with_one_lock).map(with_both_of_tls))
+def with_all_of_tokens(chosen: dict[str, object]) -> dict[str, object]:
+    """Tokens have an issuer and an audience, and name callers of the key file."""
+    oidc: dict[str, object] = {"oidc-issuer": "https://issuer.example", "oidc-audience": "headrace", "keys": "k"}
+    return oidc | chosen if any(name.startswith("oidc-") for name in chosen) else chosen
+
+
+GIVEN = st.fixed_dictionaries({}, optional=values).map(with_told_models).map(with_all_of_tokens)
+
+
+@given(GIVEN.map(with_one_lock).map(with_both_of_tls))
 def test_settings_are_the_same_as_flags_as_variables_and_as_a_file(given_values: dict[str, object]) -> None:
     flags = [f"--{name}={text}" for name, value in given_values.items() for text in texts(value)]
     environment = {BY_NAME[name].variable: ",".join(texts(value)) for name, value in given_values.items()}
