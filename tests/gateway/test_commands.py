@@ -10,7 +10,7 @@ import pytest
 
 from gateway import __version__, commands
 from gateway.__main__ import main
-from gateway.config import KEYS
+from gateway.options import KEYS
 from tests.architectures import build
 
 

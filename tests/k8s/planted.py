@@ -79,7 +79,7 @@ BEYOND_SCHEMAS = (
     Plant(LOADTEST, "          podSelector:\n            matchLabels:\n              k8s-app: kube-dns\n", "", "lets ['Job headrace-loadtest'] out", Variant("cpu", ("loadtest",))),
     Plant(LOADTEST, "component: server\n      ports:\n        - {port: http}", "component: server", "lets ['Job headrace-loadtest'] out", Variant("cpu", ("loadtest",))),
     Plant(POLICY, "        - ipBlock: {cidr: 169.254.20.10/32} # NodeLocal DNSCache\n", "", "NetworkPolicy headrace-model-fetch: lets nobody ask for a name"),
-    Plant(POLICY, "        - {port: 53, protocol: TCP}\n", "", "NetworkPolicy headrace-model-fetch: lets nobody ask for a name"),
+    Plant(POLICY, "        - {port: 53, protocol: TCP}\n", "        - {port: 54, protocol: TCP}\n", "NetworkPolicy headrace-model-fetch: lets nobody ask for a name"),
     Plant(LOADTEST, "cidr: 169.254.20.10/32", "cidr: 169.254.0.0/16", "lets ['Job headrace-loadtest'] out", Variant("cpu", ("loadtest",))),
     Plant(SCALED, "svc.cluster.local:9090", "svc.cluster.local:9091", "is no port of a Service here"),
     Plant(SCALED, "headrace-metrics.headrace.svc", "headrace-metrics.default.svc", "is no port of a Service here"),
