@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gateway.config import Mistake, SettingsError, TraceConfig
+from gateway.config import TraceConfig
+from gateway.mistakes import Mistake, SettingsError
 
 if TYPE_CHECKING:
     from gateway.tracing import Tracer

@@ -26,12 +26,14 @@ from gateway import plan as planning
 from gateway.app import create_app
 from gateway.audit import Unwritable
 from gateway.cards import Page
-from gateway.config import HttpConfig, Settings, SettingsError
+from gateway.config import HttpConfig, Settings
 from gateway.exporter import export
 from gateway.gpu_metrics import GpuMetrics
 from gateway.gpus import Gpus
+from gateway.kinds import BOOLEAN
 from gateway.lifecycle import Lifecycle
-from gateway.options import BOOLEAN, FLAGS
+from gateway.mistakes import SettingsError
+from gateway.options import FLAGS
 from gateway.orders import MISUSED, Assignment
 from gateway.parent import Parent
 from gateway.plan import BadFile, Wish

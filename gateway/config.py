@@ -16,7 +16,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.options import BOOLEAN, BY_NAME, FLAGS, TOML_KEYS, VARIABLES, Key, unclear
+from gateway.kinds import BOOLEAN, unclear
+from gateway.mistakes import Mistake, SettingsError
+from gateway.options import BY_NAME, FLAGS, TOML_KEYS, VARIABLES, Key
 from inference import DEFAULT_MODEL, EngineConfig
 
 if TYPE_CHECKING:
@@ -144,33 +146,6 @@ class Settings:
     access: AccessConfig = AccessConfig()
     tls: TlsConfig = TlsConfig()
     engine: EngineConfig = field(default_factory=EngineConfig)
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """Where a setting was written, what is wrong with it and the fix; `key` names the setting, if it is one."""
-
-    where: str
-    problem: str
-    fix: str
-    key: str = ""
-
-    def __str__(self) -> str:
-        """One line."""
-        return " ".join(f"{self.where}: {self.problem}; {self.fix}".split())
-
-
-class SettingsError(Exception):
-    """All mistakes of one start."""
-
-    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
-        """All of them, in the order they were found."""
-        super().__init__(mistakes)
-        self.mistakes = mistakes
-
-    def __str__(self) -> str:
-        """One line a mistake."""
-        return "\n".join(map(str, self.mistakes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from gateway.access import is_admin
 from gateway.call import Door, check_model
 from gateway.config import Settings
 from gateway.errors import HttpFault
-from gateway.options import MODEL_NAME, read_source
+from gateway.kinds import MODEL_NAME, read_source
 from gateway.telemetry import Metrics, exchange_of, header
 from inference import CannotServe, ModelSource, ModelState
 

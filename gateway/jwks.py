@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from gateway.options import secure_url
+from gateway.kinds import secure_url
 from gateway.watched import Unreadable, Watched
 
 _log = logging.getLogger(__name__)

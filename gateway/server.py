@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S: Final = 75  # longer than common proxies keep theirs, so that the proxy closes first
 _OTHER_FILES: Final = 256  # beside connections: the model's, the log, threads' own
-_TICKS_A_SWEEP: Final = 10  # of 0.1 s, uvicorn's own
+_LOOK_S: Final = 1.0  # between two looks at all connections
+_TICKS_A_LOOK: Final = 10  # as uvicorn counts them
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -96,7 +97,7 @@ async def run(
         await _announce_drain(signals, drain, lifecycle, rpc)
         dying.cancel()
     stopping.cancel()
-    server.should_exit = True
+    server.leave()
     lost = await _finish(serving, drain, lifecycle, rpc)
     starting.result()
     return 1 if lost or not lifecycle.healthy else 0
@@ -165,6 +166,15 @@ class Signals:
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers, for ours drain first; an eye on who does not shake hands, or read."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Accept no more, answer what was taken, and end."""
+        self.should_exit = True
+        self._leaving.set()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen as uvicorn does, but for the time that a TLS handshake may take: it leaves that at a minute."""
         if self.config.ssl is None:
@@ -191,11 +201,14 @@ class _Server(uvicorn.Server):
         ]
         self.started = True
 
-    async def on_tick(self, counter: int) -> bool:
-        """Do what is to be done ten times a second."""
-        if counter % _TICKS_A_SWEEP == 0:
+    async def main_loop(self) -> None:
+        """Look once a second, and end at once when told to; uvicorn wakes ten times a second for both."""
+        counter = 0
+        while not await self.on_tick(counter):
             sweep(list(self.server_state.connections), time.monotonic())  # type: ignore[arg-type]
-        return await super().on_tick(counter)
+            counter += _TICKS_A_LOOK
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), _LOOK_S)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import Mistake, OidcConfig, Settings, SettingsError, TraceConfig, load
-from gateway.options import BOOLEAN, KEYS, Key
+from gateway.config import OidcConfig, Settings, TraceConfig, load
+from gateway.kinds import BOOLEAN
+from gateway.mistakes import Mistake, SettingsError
+from gateway.options import KEYS, Key
 from inference import EngineConfig, ForModel, ModelSource
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ import httpx2
 import pytest
 
 from gateway import config
-from gateway.config import Settings, SettingsError
+from gateway.config import Settings
+from gateway.mistakes import SettingsError
 from inference import EngineConfig, ModelSource
 from inference.config import ControlConfig
 from tests.changing import ChangingEngine, folder

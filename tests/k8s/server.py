@@ -8,7 +8,8 @@ from typing import Any
 
 from gateway import __version__
 from gateway.__main__ import USAGE
-from gateway.config import Settings, SettingsError, load
+from gateway.config import Settings, load
+from gateway.mistakes import SettingsError
 from inference.fetch import DEFAULT_MODEL
 from tests.gateway.fakes import gateway
 from tests.k8s.manifests import Document, name, of_kind
