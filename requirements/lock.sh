@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 compile() {
     "${UV:-uv}" pip compile --quiet --constraints constraints.txt --generate-hashes --no-annotate \
-        --python-version 3.11.7 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' "$@"
+        --python-version 3.11.0 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' "$@"
 }
 
 grep '^torch==' constraints.txt | compile - --output-file requirements/torch-cuda.lock
