@@ -1,6 +1,6 @@
 """What comes out over HTTP is what plain Transformers gives for the same input alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,14 +26,21 @@ def paths(tiny_paths: dict[str, Path], minilm_path: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def served(paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+def server(paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Headrace]:
     """One process that serves all six models."""
     models = [word for name, path in paths.items() for word in ("--model", f"{name}={path}")]
     server = Headrace(tmp_path_factory.mktemp("served") / "log", "--no-access-log", "--threads", "1", *models)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def served(server: Headrace) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=server.url, timeout=60) as http:
         yield http
-    server.process.kill()
-    server.process.wait()
 
 
 def mixture(seed: int, model: str, count: int) -> list[list[int]]:
@@ -80,10 +87,8 @@ def test_alone_and_among_strangers_the_answer_is_the_same(
         assert (got * expected).sum(1).min() >= 0.99999
 
 
-def test_each_model_says_whether_it_is_packed(start: Callable[..., Headrace], tiny_paths: dict[str, Path]) -> None:
-    server = start("--threads", "1", "--model", f"a={tiny_paths['bert']}", "--model", f"b={tiny_paths['mpnet']}")
-
+def test_each_model_says_whether_it_is_packed(server: Headrace) -> None:
     server.until(lambda: server.url)
 
-    assert "model a: float32 on cpu, packed" in server.said
-    assert "model b: float32 on cpu, padded, since its attention ignores the interface" in server.said
+    assert "model bert: float32 on cpu, packed" in server.said
+    assert "model mpnet: float32 on cpu, padded, since its attention ignores the interface" in server.said
