@@ -67,16 +67,38 @@ async def serving(path: Path, task: Task | None = None) -> AsyncIterator[Client]
         await client.stop()
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def embedder(minilm_path: Path) -> AsyncIterator[Client]:
+    async with serving(minilm_path) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+async def reranker(reranker_path: Path) -> AsyncIterator[Client]:
+    async with serving(reranker_path) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+async def tagger(pii_tagger_path: Path) -> AsyncIterator[Client]:
+    async with serving(pii_tagger_path) as client:
+        yield client
+
+
 def plain(task: str, path: Path, **options: Any) -> Any:
     return pipeline(task, model=str(path), device="cpu", dtype=torch.float32, **options)  # type: ignore[call-overload]
 
 
-async def test_a_reranker_scores_as_transformers_does(reranker_path: Path) -> None:
+async def test_a_reranker_scores_as_transformers_does(reranker_path: Path, reranker: Client) -> None:
     reference = plain("text-classification", reranker_path, function_to_apply="none")
     expected = [reference({"text": QUERY, "text_pair": text})["score"] for text in DOCUMENTS]
 
-    async with serving(reranker_path) as client:
-        made = await client.rerank(Rerank(Inputs([(QUERY, text) for text in DOCUMENTS], "documents"), TERMS))
+    made = await reranker.rerank(Rerank(Inputs([(QUERY, text) for text in DOCUMENTS], "documents"), TERMS))
 
     assert [item.logit for item in made.items] == pytest.approx(expected, abs=1e-4)
     assert [item.score for item in made.items] == pytest.approx(1 / (1 + np.exp(-np.array(expected))), abs=1e-5)
@@ -84,35 +106,34 @@ async def test_a_reranker_scores_as_transformers_does(reranker_path: Path) -> No
 
 
 @pytest.mark.slow
-async def test_a_thousand_documents_keep_their_order(reranker_path: Path) -> None:
+async def test_a_thousand_documents_keep_their_order(reranker_path: Path, reranker: Client) -> None:
     documents = [f"{'water ' * (i % 10)} wheel {i}" for i in range(1000)]
     reference = plain("text-classification", reranker_path, function_to_apply="none")
     some = range(0, 1000, 97)
 
-    async with serving(reranker_path) as client:
-        made = await client.rerank(Rerank(Inputs([(QUERY, text) for text in documents], "documents"), TERMS))
+    made = await reranker.rerank(Rerank(Inputs([(QUERY, text) for text in documents], "documents"), TERMS))
 
     expected = [reference({"text": QUERY, "text_pair": documents[i]})["score"] for i in some]
     assert [made.items[i].logit for i in some] == pytest.approx(expected, abs=1e-3)
 
 
-async def test_a_reranker_tells_topics_without_training(reranker_path: Path) -> None:
+async def test_a_reranker_tells_topics_without_training(reranker: Client) -> None:
     texts = ["The striker scored twice in the final.", "Simmer the onions in butter for ten minutes."]
     ask = ZeroShot(Inputs(texts), ["sports", "cooking", "politics"], TERMS, template="{}")
 
-    async with serving(reranker_path) as client:
-        made = await client.zero_shot(ask)
+    made = await reranker.zero_shot(ask)
 
     assert [int(row.argmax()) for row in made.items] == [0, 1]
     assert [row.sum() for row in made.items] == pytest.approx([1, 1], abs=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
-async def test_a_tagger_finds_the_spans_that_transformers_finds(pii_tagger_path: Path, strategy: Aggregation) -> None:
+async def test_a_tagger_finds_the_spans_that_transformers_finds(
+    pii_tagger_path: Path, tagger: Client, strategy: Aggregation
+) -> None:
     reference = plain("token-classification", pii_tagger_path, aggregation_strategy=strategy)
 
-    async with serving(pii_tagger_path) as client:
-        made = await client.tag(Tag(Inputs(TEXTS), TERMS, strategy))
+    made = await tagger.tag(Tag(Inputs(TEXTS), TERMS, strategy))
 
     for text, spans in zip(TEXTS, made.items, strict=True):
         expected = reference(text)
@@ -220,25 +241,23 @@ async def test_term_weights_are_splade_of_the_models_own_logits(tmp_path: Path) 
         assert vector.weights == pytest.approx(weights[vector.indices], abs=1e-4)
 
 
-async def test_similarity_is_the_cosine_of_the_embeddings(minilm_path: Path) -> None:
+async def test_similarity_is_the_cosine_of_the_embeddings(embedder: Client) -> None:
     source = "The cat sits outside"
     others = ["A feline rests outdoors", "The stock market fell sharply today"]
 
-    async with serving(minilm_path) as client:
-        made = await client.similarity(Similarity(source, Inputs(others, "sentences"), TERMS))
+    made = await embedder.similarity(Similarity(source, Inputs(others, "sentences"), TERMS))
 
     assert made.items == pytest.approx([0.613, 0.176], abs=1e-3)
 
 
-async def test_token_vectors_and_raw_vectors_are_the_models_own(minilm_path: Path) -> None:
+async def test_token_vectors_and_raw_vectors_are_the_models_own(minilm_path: Path, embedder: Client) -> None:
     model, tokenizer = AutoModel.from_pretrained(minilm_path).eval(), AutoTokenizer.from_pretrained(minilm_path)
 
-    async with serving(minilm_path) as client:
-        tokens, raw, scaled = await asyncio.gather(
-            client.embed(Embed(Inputs(TEXTS), TERMS, output="token vectors")),
-            client.embed(Embed(Inputs(TEXTS), TERMS, output="raw vector")),
-            client.embed(Embed(Inputs(TEXTS), TERMS)),
-        )
+    tokens, raw, scaled = await asyncio.gather(
+        embedder.embed(Embed(Inputs(TEXTS), TERMS, output="token vectors")),
+        embedder.embed(Embed(Inputs(TEXTS), TERMS, output="raw vector")),
+        embedder.embed(Embed(Inputs(TEXTS), TERMS)),
+    )
 
     for i, text in enumerate(TEXTS):
         with torch.inference_mode():
@@ -304,21 +323,19 @@ def with_words(tokenizer_json: Path, *words: str) -> dict[str, int]:
         (Embed(Inputs(["x"]), TERMS, prompt_name="query"), "prompt_name"),
     ],
 )
-async def test_what_an_embedder_cannot_do_is_named_and_not_queued(minilm_path: Path, ask: Any, field: str) -> None:
-    async with serving(minilm_path) as client:
-        answer = {Rerank: client.rerank, Classify: client.classify, Tag: client.tag, Embed: client.embed}[type(ask)]
-        with pytest.raises(InvalidRequest) as refused:
-            await answer(ask)
+async def test_what_an_embedder_cannot_do_is_named_and_not_queued(embedder: Client, ask: Any, field: str) -> None:
+    answer = {Rerank: embedder.rerank, Classify: embedder.classify, Tag: embedder.tag, Embed: embedder.embed}[type(ask)]
+    with pytest.raises(InvalidRequest) as refused:
+        await answer(ask)
 
     assert refused.value.field == field
     assert "embed" in str(refused.value) or "prompt" in str(refused.value)
 
 
-async def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(minilm_path: Path) -> None:
+async def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(embedder: Client) -> None:
     many = Embed(Inputs(["word " * 250] * 200), TERMS, output="token vectors")
-    async with serving(minilm_path) as client:
-        with pytest.raises(InvalidRequest, match="send less in one call"):
-            await client.embed(many)
+    with pytest.raises(InvalidRequest, match="send less in one call"):
+        await embedder.embed(many)
 
 
 async def test_bad_questions_name_their_field(tmp_path: Path) -> None:
