@@ -32,6 +32,7 @@ FAILED = re.compile(r"^1 failed\b", re.MULTILINE)
 BROKEN = re.compile(r"\b(Import|ModuleNotFound|Syntax|Indentation|Name|UnboundLocal|Attribute|Type)Error\b")
 
 PRELOADED = ["torch", "transformers.models.auto.modeling_auto", "tokenizers", "safetensors.torch"]
+PRELOADED += ["fastapi", "httpx2", "hypothesis.strategies", "opentelemetry.sdk.trace", "pytest", "uvicorn"]
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(PRELOADED)
 
@@ -101,6 +102,7 @@ def become_pytest(folder: Path, tests: Sequence[str], timeout_s: int) -> None:
     sys.path[:] = [str(folder), *(path for path in sys.path if Path(path).resolve() != ROOT)]
     os.chdir(folder)
     options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", f"--timeout={timeout_s}"]
+    options += ["-p", "no:langsmith_plugin", "-p", "no:schemathesis"]  # a second and a half to load, and unused
     options += ["-o", "timeout_func_only=true"]  # a fixture that is slow says nothing about a guard
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was preloaded
     sys.exit(pytest.main([*options, *tests]))
