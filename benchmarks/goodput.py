@@ -1,5 +1,5 @@
 """
-How much a core serves inside a deadline, in an open loop, beside plain FastAPI and its peers in the same run.
+How much a core serves inside a deadline, in an open loop, beside plain FastAPI and infinity in the same run.
 
 The highest rate with p99 <= 250 ms and 99.9 % answered, latency from the intended moment; what is left of the highest
 goodput at twice and three times that rate; and what a call costs in a flood at ten times the capacity.
@@ -93,8 +93,6 @@ def _contenders(core: int, model: Path) -> dict[str, Callable[[], AbstractContex
         _HEADRACE: lambda: serving(core, "--latency-target-ms", str(_TARGET_S * 1000), "--auto-truncate"),
         "plain FastAPI": lambda: servers.plain(core, model),
         "infinity": lambda: servers.infinity(core, model),
-        "LitServe": lambda: servers.litserve(core, model),
-        "mosec": lambda: servers.mosec(core, model),
     }
 
 
