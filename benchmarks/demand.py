@@ -47,9 +47,9 @@ def run(rounds: int, seconds: float) -> Findings:
     values: dict[tuple[str, str], list[float]] = {}
     for number in range(rounds):
         with serving(core, *_FLAGS) as server:
-            capacity = _capacity(server, mix, max(seconds, WINDOW_S))
-            values.setdefault(("capacity", "texts per second"), []).append(capacity)
             for share in _SHARES:
+                capacity = _capacity(server, mix, max(seconds, WINDOW_S))  # anew: a machine's speed drifts
+                values.setdefault(("capacity", "texts per second"), []).append(capacity)
                 read = asyncio.run(_offer([server], mix, share * capacity, seed=number))[0]
                 told = read.rate / capacity
                 sys.stderr.write(f"round {number + 1}: told {told:.3f}, offered term {read.offered:.3f}\n")

@@ -177,7 +177,8 @@ def _goals(own: Own, beside: Beside, grown: int) -> list[Goal]:
         rivals = {rival.metric: spent.inside for rival, spent in beside.items() if rival.case == case}
         best = max(rivals, key=rivals.__getitem__)
         name = f"{case.trace}, start {case.start_s} s: more inside at equal GPU-hours than the best other ({best})"
-        goals.append(Goal(name, own[case].inside - rivals[best], _AHEAD))
+        left = min(_AHEAD, 1.0 - rivals[best])  # nothing, where that one is never outside
+        goals.append(Goal(name, own[case].inside - rivals[best], left))
     turns = max(outcome.turns for case, outcome in own.items() if case.replica == "fast")
     goals.append(Goal("changes of direction, any trace and start", turns, 4, at_most=True))
     goals.append(Goal("negative control: replicas that a bounded metric adds", grown, 0, at_most=True))
