@@ -2,7 +2,7 @@
 Whether the demand metric tells the truth: a real server on one core, asked for known shares of what it can do.
 
 The capacity is what a closed loop gets out of the same server just before. Then calls come in an open loop, and the
-offered-work term is read from the metrics page; at last two replicas share the calls that one had.
+offered-work term is read from the metrics page. Before that two replicas share the calls that one had.
 """
 
 import asyncio
@@ -46,6 +46,7 @@ def run(rounds: int, seconds: float) -> Findings:
     mix = texts.passages(_TEXTS)
     values: dict[tuple[str, str], list[float]] = {}
     for number in range(rounds):
+        values.setdefault(("two replicas", "sum / one's, a call"), []).append(_shared(core, callers_core, mix, number))
         with serving(core, *_FLAGS) as server:
             for share in _SHARES:
                 capacity = _capacity(server, mix, max(seconds, WINDOW_S))  # anew: a machine's speed drifts
@@ -57,15 +58,19 @@ def run(rounds: int, seconds: float) -> Findings:
                 values.setdefault((_name(share), "offered-work term"), []).append(read.offered)
                 values.setdefault((_name(share), "in-flight term"), []).append(read.in_flight)
                 values.setdefault((_name(share), "answers per second"), []).append(read.answers)
-            whole = asyncio.run(_offer([server], mix, _SHARED * capacity, seed=number))[0]
-            with serving(callers_core, *_FLAGS) as other:
-                parts = asyncio.run(_offer([server, other], mix, _SHARED * capacity / 2, seed=number))
-            per_call = sum(part.offered for part in parts) / sum(part.rate for part in parts)
-            values.setdefault(("two replicas", "sum / one's, a call"), []).append(
-                per_call / (whole.offered / whole.rate)
-            )
     figures = [Figure(name, unit, tuple(found)) for (name, unit), found in values.items()]
     return Findings("demand", "cpu", figures, _goals(values), _conditions(rounds))
+
+
+def _shared(core: int, other_core: int, mix: Sequence[str], seed: int) -> float:
+    """What two replicas read of a call, as a share of what one reads; all of them are new."""
+    with serving(core, *_FLAGS) as server:
+        rate = _SHARED * _capacity(server, mix, WINDOW_S)
+        [whole] = asyncio.run(_offer([server], mix, rate, seed=seed))
+    with serving(core, *_FLAGS) as one, serving(other_core, *_FLAGS) as other:
+        parts = asyncio.run(_offer([one, other], mix, rate / 2, seed=seed))
+    per_call = sum(part.offered for part in parts) / sum(part.rate for part in parts)
+    return per_call / (whole.offered / whole.rate)
 
 
 def _capacity(server: Server, mix: Sequence[str], seconds: float) -> float:
