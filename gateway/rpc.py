@@ -40,7 +40,7 @@ _CODES: Final = {
 }
 _FRAMING: Final = frozenset({"connection", "content-length", "content-type", "grpc-status"})  # HTTP/1.1's, or ours
 _PUSHBACK: Final = "grpc-retry-pushback-ms"  # what gRPC's own clients read when they try again
-_LINGER_S: Final = 0.2  # at shutdown, for a call already on its way
+_LINGER_S: Final = 0.2  # at shutdown, for calls already on their way
 _CONNECTION_AGE_S: Final = 300.0  # then clients connect again, and find replicas that are new
 
 
@@ -87,6 +87,7 @@ class Rpc:
             ("grpc.so_reuseport", 0),  # a port that is taken should show
         )
         self._health = health.aio.HealthServicer()
+        self._leaving = False
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -117,9 +118,16 @@ class Rpc:
         await self._tell(serving=False)
 
     async def stop(self, grace_s: float) -> None:
-        """Take no more calls, and answer those that were taken; what still runs after the grace is cut off."""
+        """
+        Take no more calls, and answer those that were taken; what still runs after the grace is cut off.
+
+        For a moment calls are refused one by one: those that come in the instant of gRPC's own stop are cancelled, and
+        nobody tries again what was cancelled.
+        """
+        self._leaving = True
+        await asyncio.sleep(_LINGER_S)
         stopping = asyncio.create_task(self._server.stop(grace_s))
-        await asyncio.wait({stopping}, timeout=_LINGER_S)
+        await asyncio.wait({stopping}, timeout=_LINGER_S)  # a second stop in the same moment ends the process in gRPC
         idle = asyncio.create_task(self._idle.wait())
         await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
@@ -139,7 +147,7 @@ class Rpc:
 
     async def _call(self, path: str, message: bytes, context: Any) -> bytes:
         """Answer one call."""
-        self._begun(context)
+        await self._begin(context)
         return await self._answered(path, message, context)
 
     async def _answered(self, path: str, message: bytes, context: Any) -> bytes:
@@ -151,7 +159,7 @@ class Rpc:
 
     async def _stream(self, path: str, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Answer the messages of a stream one after the other."""
-        self._begun(context)
+        await self._begin(context)
         async for message in messages:
             yield await self._answered(path, message, context)
 
@@ -174,8 +182,10 @@ class Rpc:
         await self._app(self._scope(path, context), receive, send)
         return answer
 
-    def _begun(self, context: Any) -> None:
-        """Count a call until its answer has been sent, not only made."""
+    async def _begin(self, context: Any) -> None:
+        """Take a call, and count it until its answer has been sent, not only made."""
+        if self._leaving:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
         self._running += 1
         self._idle.clear()
         context.add_done_callback(self._ended)

@@ -188,7 +188,7 @@ async def test_a_stop_answers_what_was_taken_and_takes_no_more() -> None:
             answers = await asyncio.gather(*calls)
         code = await run
 
-    assert refused in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}  # the latter in the instant of the stop
+    assert refused is grpc.StatusCode.UNAVAILABLE
     assert [list(answer.outputs[0].shape) for answer in answers] == [[1, HIDDEN]] * 8
     assert code == 0
 
