@@ -34,6 +34,7 @@ TIMEOUT_HEADER = b"x-request-timeout-ms"
 PRIORITY_HEADER = b"x-request-priority"
 _JSON: Final = "application/json"
 _PIECE: Final = 65536  # bytes
+_MANY: Final = 64  # items of an answer that takes the loop long enough to write for others to notice
 _PRIORITY = re.compile(r"-?[0-9]", re.ASCII)
 
 _WHERE = re.compile(r" - at `\$\.?(.*)`$")
@@ -53,6 +54,7 @@ class Door:
         self.limits = settings.engine.limits
         self._settings = settings
         self._metrics = metrics
+        self._turn = asyncio.Lock()  # of many answers that take long to write, one each time the loop goes round
         self._aside = ThreadPoolExecutor(1, "aside")  # a flood must not take all threads and cores
 
     async def body(self, request: Request, decoder: msgspec.json.Decoder[Body]) -> Body:
@@ -117,6 +119,9 @@ class Door:
             made = await asked
         exchange = exchange_of(request.scope)
         exchange.items, exchange.tokens, exchange.timings = len(made.items), made.tokens, made.timings
+        if len(made.items) > _MANY:
+            async with self._turn:
+                await asyncio.sleep(0)
         self._metrics.tokenised(made.model, made.timings.tokenise_s)
         return made
 

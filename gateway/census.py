@@ -25,6 +25,7 @@ class Census(Generic[Connection]):
         self._addresses = Counter[str]()
         self._open = 0
         self._held: dict[Connection, int] = {}
+        self._held_from = Counter[str]()
         self._held_bytes = 0
 
     def enter(self, address: str) -> Full | None:
@@ -44,14 +45,29 @@ class Census(Generic[Connection]):
         if not self._addresses[address]:
             del self._addresses[address]
 
-    def hold(self, connection: Connection, size: int) -> Connection | None:
-        """Note the bytes of a body so far; returns whose body has to go when all of them are too much."""
-        self._held_bytes += size - self._held.get(connection, 0)
+    def hold(self, connection: Connection, address: str, size: int) -> Connection | None:
+        """
+        Note the bytes of a body so far; returns whose body has to go, if one has to.
+
+        That is the largest when all together are too much, and the new one of an address that holds half of that
+        already: whoever comes again and again with large bodies must not have those of others cut, nor be read at
+        full speed.
+        """
+        before = self._held.get(connection, 0)
+        if before == 0 and self._held_from[address] + size > self._most_held_bytes // 2:
+            return connection
         self._held[connection] = size
+        self._count(address, size - before)
         if self._held_bytes <= self._most_held_bytes:
             return None
         return max(self._held, key=self._held.__getitem__)
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: Connection, address: str) -> None:
         """Forget a body that is whole, or will never be."""
-        self._held_bytes -= self._held.pop(connection, 0)
+        self._count(address, -self._held.pop(connection, 0))
+
+    def _count(self, address: str, more: int) -> None:
+        self._held_bytes += more
+        self._held_from[address] += more
+        if not self._held_from[address]:
+            del self._held_from[address]

@@ -19,6 +19,7 @@ from gateway.config import HttpConfig
 from gateway.errors import Fault
 
 _LINGER_S: Final = 0.2  # an idle connection stays so long at shutdown, for a call already on its way
+_UNHEARD_BYTES: Final = 256 * 1024  # more of what a caller sends that was cut is left in its socket
 _UNHEARD_S: Final = 1.0  # how long a caller that was cut may go on sending: closing at once would destroy its answer
 _MAX_HEAD_BYTES: Final = 65536
 _FRAMING: Final = 6  # bytes on the wire for each of a body sent in chunks of one: more is not for the body's sake
@@ -89,6 +90,7 @@ class Connection(HttpToolsProtocol):
         self._unread_until: float | None = None  # None: nothing waited to be read when last looked at
         self._old_at = self.loop.time() + self.limits.connection_age_s * random.uniform(1 - _JITTER, 1 + _JITTER)
         self._deaf = False  # whatever else comes is thrown away
+        self._unheard_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let it in, or say why not."""
@@ -113,6 +115,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Count what comes, and parse it."""
         if self._deaf:
+            self._throw_away(data)
             return
         if self._timer is None:
             self._expect_head()
@@ -145,7 +148,8 @@ class Connection(HttpToolsProtocol):
         self._body_bytes += len(body)
         if self._body_bytes > _LARGE:
             self._hold()
-        super().on_body(body)
+        if not self._deaf:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Hand the call over: it is whole."""
@@ -186,8 +190,13 @@ class Connection(HttpToolsProtocol):
         self.told_of_cut(code)
         self.transport.abort()
 
+    def _throw_away(self, data: bytes) -> None:
+        self._unheard_bytes += len(data)
+        if self._unheard_bytes > _UNHEARD_BYTES:
+            self.transport.pause_reading()
+
     def _hold(self) -> None:
-        victim = self.everybody.hold(self, self._body_bytes)
+        victim = self.everybody.hold(self, self._address or "", self._body_bytes)
         if victim is not None:
             victim._cut(_HELD)  # noqa: SLF001 - of the same class
 
@@ -204,7 +213,7 @@ class Connection(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
         if self._body_bytes > _LARGE:
-            self.everybody.release(self)
+            self.everybody.release(self, self._address or "")
         self._head_bytes = None
         self._beside_bytes = 0
         self._body_bytes = 0

@@ -28,8 +28,8 @@ def check_values(body: bytes, limits: Limits, copies: int = 1) -> None:
     """
     lists = _LISTS_AN_ITEM * limits.max_items + _BESIDE
     values = copies * limits.max_waiting_tokens + lists
-    if len(body) <= lists or (_opened(body) <= lists and body.count(b",") <= values):
-        return  # even with those within texts
+    if len(body) <= lists or not _seems_much(body, lists, values):
+        return
     opened = commas = 0
     for symbols in _outside_strings(body):
         opened += _opened(symbols)
@@ -39,18 +39,33 @@ def check_values(body: bytes, limits: Limits, copies: int = 1) -> None:
             raise HttpFault(400, "too_many_values", message)
 
 
-def _opened(body: bytes) -> int:
-    return body.count(b"[") + body.count(b"{")
+def _seems_much(body: bytes, lists: int, values: int) -> bool:
+    """Whether it would be too much with what is within strings; looks no further than it has to."""
+    opened = commas = 0
+    for at in range(0, len(body), _PIECE):
+        opened += _opened(body, at, at + _PIECE)
+        commas += body.count(b",", at, at + _PIECE)
+        if opened > lists or commas > values:
+            return True
+    return False
+
+
+def _opened(body: bytes, start: int = 0, end: int | None = None) -> int:
+    return body.count(b"[", start, end) + body.count(b"{", start, end)
 
 
 def _outside_strings(body: bytes) -> Iterator[bytes]:
-    """Yield the brackets and commas that are in no string, piece by piece."""
+    """Yield the brackets and commas that are in no string, piece by piece, and sometimes what else is in none."""
     at = inside = 0
     while at < len(body):
         piece = body[at : at + _PIECE]
         if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
             piece = body[at : at + _PIECE + 1]  # with what the last backslash is before
         at += len(piece)
+        if b'"' not in piece:
+            if not inside:
+                yield piece
+            continue
         symbols = piece.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _OTHERS)
         codes = np.frombuffer(symbols, np.uint8)
         quotes = np.cumsum(codes == _QUOTE, dtype=np.uint8) + np.uint8(inside)  # wraps around, and stays odd inside

@@ -56,7 +56,7 @@ _ON_THE_LOOP_CHARACTERS: Final = 2000  # shorter texts are tokenised at once: a 
 _MOST_FILLS: Final = 1000
 _MOST_PROPOSALS: Final = 10_000  # of all masks of a call: each is a sequence of its own in the answer
 _LONGEST_TEMPLATE: Final = 1000  # characters
-_MOST_SHOWN: Final = 100_000  # characters whose tokens are shown
+_MOST_SHOWN: Final = 32_768  # characters whose tokens are shown: those of 8192 tokens, the longest that encoders read
 
 Encode = Callable[[Inputs, Truncation], list[Piece]]
 

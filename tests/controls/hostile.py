@@ -9,6 +9,7 @@ CONNECTIONS = "tests/gateway/test_connection.py::"
 CALLS = "tests/gateway/test_call.py::"
 FILES = "tests/inference/test_checkpoint.py::"
 LARGEST = f"{CONNECTIONS}test_of_bodies_that_arrive_the_largest_is_cut_and_its_call_ends_though_the_caller_stays"
+NOT_FOR_LONG = "test_an_address_that_holds_half_of_it_brings_no_other_body_and_is_not_listened_to_for_long"
 NO_JSON = f"{CALLS}test_what_is_no_json_in_unicode_is_the_callers_fault"
 
 GUARDS = (
@@ -39,6 +40,27 @@ GUARDS = (
         "            self._drop_call()",
         "            pass",
         LARGEST,
+    ),
+    Guard(
+        "an address holds half of what bodies may hold",
+        "gateway/census.py",
+        "if before == 0 and",
+        "if False and",
+        "tests/gateway/test_census.py::test_an_address_that_holds_half_of_it_brings_no_more_bodies_and_others_do",
+    ),
+    Guard(
+        "who was cut is not listened to for long",
+        CONNECTION,
+        "            self.transport.pause_reading()",
+        "            pass",
+        f"{CONNECTIONS}{NOT_FOR_LONG}",
+    ),
+    Guard(
+        "large answers are written one at a time",
+        CALL,
+        "        if len(made.items) > _MANY:",
+        "        if False:",
+        f"{CALLS}test_between_two_answers_of_many_items_the_loop_goes_round",
     ),
     Guard(
         "bodies that arrive leave no holes in the heap",

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from starlette.requests import Request
 
+from gateway import telemetry
 from gateway.call import Door
 from gateway.config import DeadlineConfig, Settings
-from inference import DeadlineExceeded
+from inference import Answer, CallTimings, DeadlineExceeded
 from tests.controls.guard import ROOT
 from tests.fakes import FakeClock
 from tests.gateway.fakes import FakeEngine, Gateway, ready
@@ -228,6 +229,31 @@ async def test_what_runs_beside_the_device_runs_one_by_one_and_ends_at_its_deadl
 
     assert made == "made"
     assert ran == []
+
+
+async def test_between_two_answers_of_many_items_the_loop_goes_round() -> None:
+    async def computed() -> Answer[int]:
+        return Answer("tiny", range(65), 65, CallTimings(0.0, 0.0, 0.0))
+
+    async with ready() as subject:
+        door = Door(subject.client, subject.settings, subject.metrics)
+        rounds, told = 0, []
+
+        def goes_round() -> None:
+            nonlocal rounds
+            rounds += 1
+            if len(told) < 10:
+                asyncio.get_running_loop().call_soon(goes_round)
+
+        async def ask() -> None:
+            scope = {"type": "http", "headers": [], "headrace": telemetry.Exchange("id")}
+            await door.answer(Request(scope, asyncio.Event().wait), computed())  # type: ignore[arg-type]
+            told.append(rounds)
+
+        goes_round()
+        await asyncio.gather(*(ask() for _ in range(10)))
+
+    assert len(set(told)) == 10
 
 
 @pytest.mark.parametrize(

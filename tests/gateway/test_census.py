@@ -23,15 +23,26 @@ def test_who_leaves_makes_room() -> None:
 def test_of_bodies_that_are_too_much_together_the_largest_goes() -> None:
     census = Census[str](most=9, most_each=9, most_held_bytes=100)
 
-    told = [census.hold("large", 60), census.hold("small", 40), census.hold("small", 41)]
+    told = [census.hold("large", "a", 50), census.hold("small", "b", 40), census.hold("large", "a", 61)]
 
     assert told == [None, None, "large"]
 
 
+def test_an_address_that_holds_half_of_it_brings_no_more_bodies_and_others_do() -> None:
+    census = Census[str](most=9, most_each=9, most_held_bytes=100)
+    census.hold("first", "a", 40)
+
+    told = [census.hold("second", "a", 11), census.hold("theirs", "b", 40), census.hold("first", "a", 55)]
+    census.release("first", "a")
+
+    assert told == ["second", None, None]
+    assert census.hold("second", "a", 11) is None
+
+
 def test_bodies_that_are_whole_are_not_counted_any_longer() -> None:
     census = Census[str](most=9, most_each=9, most_held_bytes=100)
-    census.hold("large", 90)
-    census.release("large")
-    census.release("large")
+    census.hold("large", "a", 50)
+    census.release("large", "a")
+    census.release("large", "a")
 
-    assert census.hold("small", 100) is None
+    assert census.hold("small", "a", 50) is None

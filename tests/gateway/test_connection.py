@@ -437,8 +437,8 @@ async def test_an_old_connection_ends_with_an_answer() -> None:
 class Unread(asyncio.Transport):
     """A transport whose other end reads when the test says so."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
+    def __init__(self, size: int, address: str = "192.0.2.1") -> None:
+        super().__init__({"peername": (address, 40000)})
         self.size = size
         self.aborted = False
 
@@ -498,9 +498,10 @@ async def test_of_answers_that_are_too_much_together_the_largest_go() -> None:
 class Listener(Unread):
     """A transport whose caller hears every answer and stays."""
 
-    def __init__(self) -> None:
-        super().__init__(0)
+    def __init__(self, address: str) -> None:
+        super().__init__(0, address)
         self.written = b""
+        self._reads = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += bytes(data)
@@ -514,11 +515,14 @@ class Listener(Unread):
     def write_eof(self) -> None:
         """Say no more."""
 
+    def is_reading(self) -> bool:
+        return self._reads
+
     def pause_reading(self) -> None:
-        """Take no notice."""
+        self._reads = False
 
     def resume_reading(self) -> None:
-        """Take no notice."""
+        self._reads = True
 
 
 class Reader:
@@ -533,21 +537,43 @@ class Reader:
         self.gone.set()
 
 
+class Arriving:
+    """A call whose body of 9 MB is on its way from an address."""
+
+    def __init__(self, protocol: type[Connection], address: str) -> None:
+        self.reader, self.transport = Reader(), Listener(address)
+        config = Config(self.reader, log_config=None, ws="none", lifespan="off")
+        self._connection = protocol(config, ServerState(), {}, asyncio.get_running_loop())
+        self._connection.connection_made(self.transport)
+        self._connection.data_received(post(b"", "Content-Length: 9000000").replace(b"Content-Length: 0\r\n", b""))
+
+    def send(self, size: int) -> None:
+        self._connection.data_received(b" " * size)
+
+
 async def test_of_bodies_that_arrive_the_largest_is_cut_and_its_call_ends_though_the_caller_stays() -> None:
-    everybody = Census[Connection](9, 9, most_held_bytes=300_000)
-    protocol, told = guarded(HttpConfig(), everybody, lambda code: None), []
-    for size in (200_000, 150_000):
-        reader, transport = Reader(), Listener()
-        connection = protocol(
-            Config(reader, log_config=None, ws="none", lifespan="off"), ServerState(), {}, asyncio.get_running_loop()
-        )
-        connection.connection_made(transport)
-        connection.data_received(post(b"", "Content-Length: 999999").replace(b"Content-Length: 0\r\n", b""))
-        connection.data_received(b" " * size)
-        told.append((reader, transport))
+    protocol = guarded(HttpConfig(), Census[Connection](9, 9, most_held_bytes=300_000), lambda code: None)
+    first, second = Arriving(protocol, "192.0.2.1"), Arriving(protocol, "192.0.2.2")
 
-    await asyncio.wait_for(told[0][0].gone.wait(), 5)
+    first.send(140_000)
+    second.send(100_000)
+    first.send(100_000)
+    await asyncio.wait_for(first.reader.gone.wait(), 5)
 
-    assert b"503" in told[0][1].written
-    assert told[1][1].written == b""
-    assert not told[1][0].gone.is_set()
+    assert b"503" in first.transport.written
+    assert second.transport.written == b""
+    assert not second.reader.gone.is_set()
+
+
+async def test_an_address_that_holds_half_of_it_brings_no_other_body_and_is_not_listened_to_for_long() -> None:
+    protocol = guarded(HttpConfig(), Census[Connection](9, 9, most_held_bytes=300_000), lambda code: None)
+    first, second = Arriving(protocol, "192.0.2.1"), Arriving(protocol, "192.0.2.1")
+
+    first.send(140_000)
+    second.send(100_000)
+    heard = second.transport.is_reading()
+    second.send(2_000_000)
+
+    assert first.transport.written == b""
+    assert b"503" in second.transport.written
+    assert (heard, second.transport.is_reading()) == (True, False)
