@@ -34,6 +34,7 @@ TIMEOUT_HEADER = b"x-request-timeout-ms"
 PRIORITY_HEADER = b"x-request-priority"
 _JSON: Final = "application/json"
 _PIECE: Final = 65536  # bytes
+_MOMENT_S: Final = 0.02  # that nobody who leaves has to be noticed in
 _MANY: Final = 64  # items of an answer that takes the loop long enough to write for others to notice
 _PRIORITY = re.compile(r"-?[0-9]", re.ASCII)
 
@@ -268,7 +269,8 @@ class cancelled_when_gone:
     """
     End the work inside when the caller closes the connection; enter it after the body has been read.
 
-    It listens from the first wait of the work on: most refusals never wait, and a task costs more than they do.
+    It listens once the work has lasted a moment: refusals and quick answers end before, and a task costs more than
+    they do.
     """
 
     def __init__(self, request: Request) -> None:
@@ -279,7 +281,7 @@ class cancelled_when_gone:
         self._watch: asyncio.Task[Message] | None = None
 
     async def __aenter__(self) -> None:
-        self._start = asyncio.get_running_loop().call_soon(self._listen)
+        self._start = asyncio.get_running_loop().call_later(_MOMENT_S, self._listen)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         self._start.cancel()

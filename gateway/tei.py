@@ -32,7 +32,6 @@ from gateway.tei_forms import (
     RerankBody,
     SimilarityBody,
     SimilarityParameters,
-    SimpleToken,
     TokenizeBody,
     TokensBody,
     describe_model,
@@ -221,11 +220,7 @@ class TEI:
         model, special = self._door.model_for(request, body.model, None), body.add_special_tokens
         prompted = [_prompt(model, body.prompt_name) + text for text in texts]
         _refuse_many(sum(map(len, prompted)), "characters", "inputs")
-        rows = await self._aside(request, model, partial(self._door.client.tokenize, special=special), prompted)
-        tokens = [
-            [SimpleToken(id=t.id, text=t.text, special=t.special, start=t.start, stop=t.end) for t in row]
-            for row in rows
-        ]
+        tokens = await self._aside(request, model, partial(self._door.client.tokenize, special=special), prompted)
         return Response(msgspec.json.encode(tokens), media_type="application/json")
 
     async def decode(self, request: Request) -> Response:

@@ -7,7 +7,7 @@ import msgspec
 from gateway import __version__
 from gateway.inputs import TokenId, Told
 from gateway.usage import Usage
-from inference import Limits
+from inference import Limits, Token
 
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
@@ -124,16 +124,6 @@ class Weight(msgspec.Struct, kw_only=True):
     value: float
 
 
-class SimpleToken(msgspec.Struct, kw_only=True):
-    """One token; special ones have no place in the text."""
-
-    id: int
-    text: str
-    special: bool
-    start: int | None
-    stop: int | None
-
-
 class Vector(msgspec.Struct, kw_only=True):
     """One vector: a list of numbers, or base64 of little-endian float32."""
 
@@ -225,7 +215,7 @@ OPERATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "/embeddings": {
         "post": {"summary": "Embed texts", "body": OpenAIBody, "answer": OpenAIAnswer, "error": OpenAIErrorAnswer}
     },
-    "/tokenize": _operation("Show the tokens of texts", TokenizeBody, list[list[SimpleToken]]),
+    "/tokenize": _operation("Show the tokens of texts", TokenizeBody, list[list[Token]]),
     "/decode": _operation("Write token ids as text", DecodeBody, list[str]),
     "/info": {"get": {"summary": "Describe the model", "answer": Info, "statuses": (500, 503)}},
     "/health": {"get": {"summary": "Say whether calls are served", "statuses": (503,)}},

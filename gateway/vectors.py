@@ -1,6 +1,7 @@
 """How a vector goes over the wire: numbers, base64 of little-endian float32, or fewer bits a number."""
 
 import base64
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -30,4 +31,4 @@ def encoded(vector: Any, encoding: Encoding) -> Any:
 
 def unit(vector: Any) -> Any:
     """Return a vector [dimensions] float32 scaled to length 1; one of zeros stays as it is."""
-    return vector / np.float32(max(float(np.linalg.norm(vector)), 1e-12))
+    return vector / np.float32(max(math.sqrt(vector @ vector), 1e-12))

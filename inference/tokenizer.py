@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -58,15 +59,14 @@ class Tokenised:
     types: Tokens | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token of a text; `start` and `end` in characters, None for one that the tokenizer put there."""
+class Token(msgspec.Struct, frozen=True):
+    """One token of a text; `start` and `stop` in characters, None for one that the tokenizer put there."""
 
     id: int
     text: str
     special: bool
     start: int | None
-    end: int | None
+    stop: int | None
 
 
 class TextTokenizer:
@@ -102,7 +102,7 @@ class TextTokenizer:
     def tokens(self, texts: Sequence[str], *, special: bool = True) -> list[list[Token]]:
         """Return each text's tokens, to look at."""
         encodings = self._exact.encode_batch(list(texts), add_special_tokens=special)
-        return [_tokens(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        return [self._shown(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Return the text of token ids."""
@@ -135,6 +135,19 @@ class TextTokenizer:
         continues = subwords(text, encoding.tokens, offsets, unknown, prefixed=self._prefixed)
         ids = np.asarray(encoding.ids, np.int32)
         return Marked(ids, text, written, offsets, encoding.special_tokens_mask, continues)
+
+    def _shown(self, text: str, encoding: "Encoding") -> list[Token]:
+        name = self._exact.id_to_token  # of a special one: to take the names of all costs more
+        return [
+            (
+                Token(number, name(number) or "", True, None, None)
+                if special
+                else Token(number, text[at:end], False, at, end)
+            )
+            for number, special, (at, end) in zip(
+                encoding.ids, encoding.special_tokens_mask, encoding.offsets, strict=True
+            )
+        ]
 
     def _needed(self, text: Text, truncation: Truncation) -> Text:
         if isinstance(text, tuple):
@@ -184,14 +197,6 @@ def _tail(text: str, size: int) -> str:
     start = len(text) - size
     space = text.find(" ", start, start + size // 2)
     return text[space if space >= 0 else start + size // 2 :]
-
-
-def _tokens(text: str, encoding: "Encoding") -> list[Token]:
-    rows = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
-    return [
-        Token(number, token, True, None, None) if special else Token(number, text[start:end], False, start, end)
-        for number, token, special, (start, end) in rows
-    ]
 
 
 def _bare(tokenizer_json: str) -> Tokenizer:

@@ -87,6 +87,19 @@ def test_weights_are_laid_out_where_sequences_are_packed(
     assert_equal(np.stack(encoder.launch(batch(sequences)).wait()), before)
 
 
+@pytest.mark.parametrize(("dtype", "laid"), [(torch.float32, 0), (torch.bfloat16, 13)])
+def test_weights_are_laid_out_where_that_gains_much(
+    tiny_paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, laid: int
+) -> None:
+    told = []
+    prepack = Encoder.prepack
+    monkeypatch.setattr(Encoder, "prepack", lambda encoder: told.append(prepack(encoder)))
+
+    load_encoder(read_checkpoint("m", tiny_paths["bert"]), CPU, dtype)
+
+    assert sum(told) == laid
+
+
 @pytest.mark.parametrize(("architecture", "longest"), [("bert", POSITIONS), ("roberta", POSITIONS - 2)])
 def test_the_positions_of_the_model_limit_the_length(
     tiny_paths: dict[str, Path], architecture: str, longest: int
