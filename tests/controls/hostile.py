@@ -72,8 +72,8 @@ GUARDS = (
     Guard(
         "a body has only so many values",
         "gateway/tally.py",
-        "if opened > lists or commas > values:",
-        "if opened > lists:",
+        "if opened > lists or commas > values:\n            message",
+        "if opened > lists:\n            message",
         f"{CALLS}test_a_body_of_many_million_numbers_is_refused_before_anything_is_made_of_it",
     ),
     Guard(
