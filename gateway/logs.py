@@ -80,6 +80,8 @@ def formatter(name: str) -> logging.Formatter:
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record, CallRecord):  # many a second, and none has an exception
+            return f"{self.formatTime(record)} {record.levelname} {record.name}: {record.getMessage()}"
         record.exc_text = None  # what another formatter left there has the message
         line = super().format(record)
         record.exc_text = None
