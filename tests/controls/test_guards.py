@@ -27,7 +27,7 @@ COPIED = ("gateway", "inference", "tests")
 AT_ONCE = 3  # many do nothing but hang
 TEST_S = 20  # a test may take so long without its guard, where many hang
 GUARDED_S = 60  # and so long with it: a busy machine is no fault
-FAILED = re.compile(r"^1 failed\b", re.MULTILINE)
+FAILED = re.compile(r"^(1 failed\b|\++ Timeout \+)", re.MULTILINE)
 # What a replacement raises that is broken itself, whatever it guards.
 BROKEN = re.compile(r"\b(Import|ModuleNotFound|Syntax|Indentation|Name|UnboundLocal|Attribute|Type)Error\b")
 
@@ -92,6 +92,15 @@ def pytest_in(folder: Path, tests: Sequence[str], timeout_s: int) -> Ran:
     return Ran(process.exitcode, (folder / "said").read_text())
 
 
+class FirstFailure:
+    """Ends the process with the first test that fails: what it left would hang in its fixtures."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            os.write(1, f"{report.longreprtext}\n1 failed: {report.nodeid}\n".encode())
+            os._exit(pytest.ExitCode.TESTS_FAILED)
+
+
 def become_pytest(folder: Path, tests: Sequence[str], timeout_s: int) -> None:
     with (folder / "said").open("wb") as said:
         os.dup2(said.fileno(), 1)
@@ -104,8 +113,9 @@ def become_pytest(folder: Path, tests: Sequence[str], timeout_s: int) -> None:
     options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", f"--timeout={timeout_s}"]
     options += ["-p", "no:langsmith_plugin", "-p", "no:schemathesis"]  # a second and a half to load, and unused
     options += ["-o", "timeout_func_only=true"]  # a fixture that is slow says nothing about a guard
+    options += ["--timeout-method=thread"]  # uvloop goes on where a signal's handler raises
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was preloaded
-    sys.exit(pytest.main([*options, *tests]))
+    sys.exit(pytest.main([*options, *tests], [FirstFailure()]))
 
 
 @pytest.mark.slow
