@@ -39,6 +39,7 @@ NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
     "policy": policy.run,
     "scale": scale.run,
     "serving": serving.run,
+    "serving-bfloat16": serving.run_bfloat16,
     "soak": soak.run,
     "tasks": tasks.run,
 }
@@ -54,7 +55,7 @@ def main() -> int:
     if told.name is None:
         summaries = {name: sys.modules[run.__module__].__doc__ for name, run in NAMES.items()}
         for name, summary in summaries.items():
-            sys.stdout.write(f"{name:10}{(summary or '').strip().splitlines()[0]}\n")
+            sys.stdout.write(f"{name:18}{(summary or '').strip().splitlines()[0]}\n")
         return 0
     commit = machine.commit()  # others may commit while it runs
     publish(NAMES[told.name](max(1, told.rounds), told.seconds), commit)

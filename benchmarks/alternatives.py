@@ -28,6 +28,7 @@ from inference.encoder import Encoder, load_encoder
 from inference.request import Request
 
 Way = Literal["one by one", "sorted", "packed"]
+Dtype = Literal["float32", "bfloat16"]
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]
 Told = ParamSpec("Told")
@@ -48,9 +49,9 @@ class Spent:
 class Alternatives:
     """The process in which they run."""
 
-    def __init__(self, core: int) -> None:
-        """Start it on this core."""
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_pin, initargs=(core,))
+    def __init__(self, core: int, dtype: Dtype = "float32") -> None:
+        """Start it on this core, for models in these numbers."""
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(core, dtype))
 
     def do(self, work: Callable[Told, Found], *told: Told.args, **named: Told.kwargs) -> Found:
         """Run a function of a module there, which may ask for `models`."""
@@ -65,7 +66,7 @@ class Alternatives:
         return self._pool.submit(_latencies, way, texts).result()
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
-        """Answer by plain Transformers, one text after another: what every other answer is compared with."""
+        """Answer by plain Transformers, one text after another; in float32 what every other answer is compared with."""
         return self._pool.submit(_vectors, texts).result()
 
     def close(self) -> None:
@@ -73,9 +74,16 @@ class Alternatives:
         self._pool.shutdown()
 
 
-def _pin(core: int) -> None:
+class _Process:
+    """What the process was started for."""
+
+    dtype: Dtype = "float32"
+
+
+def _begin(core: int, dtype: Dtype) -> None:
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
+    _Process.dtype = dtype
 
 
 def _offline(way: Way, budget: int, texts: Sequence[str], seconds: float) -> Spent:
@@ -159,15 +167,18 @@ class Models:
         return np.stack(self.encoder.rows([Request("", ids) for ids in batch]))
 
 
-@cache
 def models() -> Models:
-    """Load once in the process: the built-in default model, as the server serves it."""
+    """Return those of the process: the built-in default model, as the server serves it."""
+    return _loaded(_Process.dtype)
+
+
+@cache
+def _loaded(dtype: Dtype) -> Models:
     (checkpoint,) = open_checkpoints(EngineConfig())
     [device] = open_devices(DeviceConfig(("cpu",), threads=1))
-    encoder = load_encoder(checkpoint, device, torch.float32)
-    plain = AutoModel.from_pretrained(
-        checkpoint.path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
-    )
+    numbers = getattr(torch, dtype)
+    encoder = load_encoder(checkpoint, device, numbers)
+    plain = AutoModel.from_pretrained(checkpoint.path, dtype=numbers, attn_implementation="sdpa", local_files_only=True)
     return Models(_tokenizer(checkpoint, encoder.max_length), plain.eval(), encoder)
 
 
@@ -179,5 +190,5 @@ def _tokenizer(checkpoint: Checkpoint, max_length: int) -> Tokenizer:
 
 
 def _numpy(rows: torch.Tensor) -> Vectors:
-    array: Vectors = rows.numpy()
+    array: Vectors = rows.float().numpy()
     return array
