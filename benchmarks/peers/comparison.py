@@ -126,6 +126,7 @@ def _conditions(rounds: int, seconds: float) -> dict[str, object]:
         "rounds": rounds,
         "seconds": f"{seconds} at least for each number of callers, whole passes over the texts",
         "threads": 1,
+        "256 callers": "as many as texts: Headrace computes equal ones in flight once, and is above its model's speed",
         "peers": "as their documentation shows them (batches of 32, 5 ms to fill one), and at their best",
         "by length": "each batch run in groups of neighbours in length, 512 tokens with padding at most",
     }
