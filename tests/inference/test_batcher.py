@@ -785,11 +785,13 @@ async def test_nothing_runs_while_the_devices_are_held_and_what_came_runs_after(
         runtime.gate.set()
         await running
         assert await asyncio.to_thread(inside.wait, 30)
+        runtime.entered.clear()
         later = asyncio.ensure_future(batcher.submit(call(request(first=9), deadline=soon())))
-        await asyncio.sleep(0)
+        while_held = await asyncio.to_thread(runtime.entered.wait, 0.2)
         leave.set()
 
         assert not while_it_ran
+        assert not while_held
         assert await holding == [1]
         assert [int(result.row[0]) for result in await later] == [9]  # type: ignore[union-attr]
 
@@ -1009,7 +1011,7 @@ async def test_to_hold_the_devices_is_to_wait_for_all() -> None:
         holding = asyncio.ensure_future(asyncio.to_thread(hold))
         runtimes[0].gate.set()
         await running[0]
-        early = await asyncio.to_thread(inside.wait, 0.05)
+        early = await asyncio.to_thread(inside.wait, 0.2)
         runtimes[1].gate.set()
         await asyncio.gather(running[1], holding)
 
