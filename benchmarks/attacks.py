@@ -55,7 +55,7 @@ async def silence(target: Target) -> None:
 
 
 async def unread_answers(target: Target) -> None:
-    """Many connections that ask each second, and never read."""
+    """Many connections that ask, again and again, and never read."""
     call = _post("/v1/embeddings", b'{"input": [' + b", ".join([b'"w1 w2"'] * 500) + b"]}")
     await _many(50, lambda: _ask_and_ignore(target, call))
 
@@ -130,7 +130,7 @@ async def bombs(target: Target) -> None:
 
 async def long_texts(target: Target) -> None:
     """Texts of megabytes, to be tokenised."""
-    texts = [b'{"input": "' + b"w1 " * 1_000_000 + b'"}', b'{"inputs": "' + b"w1 " * 10_000 + b'"}']
+    texts = [b'{"input": "' + b"w1 " * 1_000_000 + b'"}', b'{"inputs": "' + b"w1 " * 20_000 + b'"}']
     calls = [_post("/v1/embeddings", texts[0]), _post("/tokenize", texts[1])]
     await _again_and_again(target, itertools.cycle(calls), 5.0)
 
@@ -239,7 +239,7 @@ async def _ask_and_ignore(target: Target, call: bytes) -> None:
         while not writer.is_closing():
             writer.write(call)
             await writer.drain()
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.05)
     finally:
         writer.close()
 
@@ -268,7 +268,7 @@ async def _give(target: Target, call: bytes) -> None:
 def main() -> int:
     """Run the attack that the command line names."""
     name, port, seconds = sys.argv[1:]
-    os.nice(19)  # what is measured is the server, not who has the core
+    os.nice(5)  # what is measured is the server, not who has the core
     asyncio.run(run(name, int(port), float(seconds)))
     return 0
 

@@ -27,7 +27,6 @@ from benchmarks.server import Server, serving
 _PAUSE_S: Final = 0.005  # of the caller between its calls: it offers a load, it does not fill the server
 _TEXT: Final = "The headrace brings the water of the river to the wheel of the mill."
 _MOST: Final = 2.0
-_UNDER_WAY_S: Final = 5.0  # what an attack asks for as it begins is a load like any other's
 
 
 def run(rounds: int, seconds: float) -> Findings:
@@ -70,7 +69,7 @@ async def _p99_s(server: Server, seconds: float) -> float:
 def _attacked(server: Server, name: str) -> Iterator[None]:
     attackers = subprocess.Popen([sys.executable, "-m", "benchmarks.attacks", name, str(server.port), "3600"])
     try:
-        time.sleep(_UNDER_WAY_S)
+        time.sleep(1)  # until it is under way
         yield
     finally:
         attackers.kill()

@@ -64,7 +64,7 @@ PREFIXES = ("/embed",)
 
 _NESTED: Final = below("inputs", "source_sentence") | below("parameters", "prompt_name")
 _LEFT: Final = ("left", "Left")
-_MOST_SHOWN: Final = 32_768  # characters, or token ids: each becomes an object of its own
+_MOST_SHOWN: Final = 65_536  # characters, or token ids: each becomes an object of its own
 _KINDS: Final = {
     "empty": (400, "Empty"),
     "invalid_request": (422, "Validation"),

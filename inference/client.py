@@ -56,7 +56,6 @@ _ON_THE_LOOP_CHARACTERS: Final = 2000  # shorter texts are tokenised at once: a 
 _MOST_FILLS: Final = 1000
 _MOST_PROPOSALS: Final = 10_000  # of all masks of a call: each is a sequence of its own in the answer
 _LONGEST_TEMPLATE: Final = 1000  # characters
-_MOST_SHOWN: Final = 32_768  # characters whose tokens are shown: those of 8192 tokens, the longest that encoders read
 
 Encode = Callable[[Inputs, Truncation], list[Piece]]
 
@@ -148,8 +147,6 @@ class Client:
 
     def tokenize(self, name: str | None, texts: Sequence[str], *, special: bool = True) -> list[list[Token]]:
         """Return the tokens of texts, to look at."""
-        if sum(map(len, texts)) > _MOST_SHOWN:
-            raise InvalidRequest(f"has more than {_MOST_SHOWN} characters in all", "inputs")
         return self._find(name, None).tokenizer.tokens(texts, special=special)
 
     def decode(self, name: str | None, ids: Sequence[Sequence[int]], *, skip_special: bool = True) -> list[str]:

@@ -232,7 +232,7 @@ async def test_token_ids_that_the_model_does_not_have_are_not_written() -> None:
 @pytest.mark.parametrize("path", ["/tokenize", "/decode"])
 async def test_the_tokenizer_has_as_long_as_the_caller_waits(path: str) -> None:
     """Such work is far longer than a millisecond."""
-    body = {"inputs": "w0 " * 10_000} if path == "/tokenize" else {"ids": [W0] * 20_000}
+    body = {"inputs": "w0 " * 20_000} if path == "/tokenize" else {"ids": [W0] * 20_000}
     async with ready() as subject:
         answer = await subject.http.post(path, json=body, headers={"x-request-timeout-ms": "1"})
 
@@ -420,9 +420,9 @@ async def test_what_is_not_json_is_400_and_too_much_is_413() -> None:
 async def test_what_is_shown_has_a_limit_for_each_token_becomes_an_object() -> None:
     async with ready() as subject:
         answers = [
-            await subject.post("/tokenize", inputs=["x" * 30_000, "x" * 3_000]),
-            await subject.post("/decode", ids=[[W0] * 30_000, [W0] * 3_000]),
+            await subject.post("/tokenize", inputs=["x" * 60_000, "x" * 6_000]),
+            await subject.post("/decode", ids=[[W0] * 60_000, [W0] * 6_000]),
         ]
 
     assert [answer.status_code for answer in answers] == [422, 422]
-    assert ["32768" in answer.json()["error"] for answer in answers] == [True, True]
+    assert ["65536" in answer.json()["error"] for answer in answers] == [True, True]
