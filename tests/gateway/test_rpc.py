@@ -193,6 +193,21 @@ async def test_a_stop_answers_what_was_taken_and_takes_no_more() -> None:
     assert code == 0
 
 
+async def test_in_the_moment_before_its_own_stop_a_call_is_refused_and_not_taken() -> None:
+    subject = gateway(settings=SETTINGS)
+    rpc = Rpc(subject.app, HTTP, subject.settings.deadlines)
+    port = await rpc.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        before = await outcome(infer(channel))
+        stopping = asyncio.ensure_future(rpc.stop(1.0))
+        await asyncio.sleep(0)
+        after = await outcome(infer(channel))
+        await stopping
+
+    assert before == (grpc.StatusCode.UNAVAILABLE, "starting")  # the application's answer: the call was taken
+    assert after == (grpc.StatusCode.UNAVAILABLE, "draining")
+
+
 async def until_refused(channel: grpc.aio.Channel) -> grpc.StatusCode:
     """The status of the first call that is not taken; the device is shut, so a taken one would not end."""
     while True:
