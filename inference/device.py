@@ -11,8 +11,8 @@ from inference.checkpoint import Checkpoint
 from inference.config import DeviceConfig
 from inference.errors import CannotServe, DeviceLost, InferenceError, OutOfMemory, RuntimeFailed
 
-# On a CPU more tokens a batch only add latency: packed groups of 8 and of 32 texts cost the same a text.
-_BATCH_TOKENS: Final = {"cpu": 1024, "cuda": 16384}
+# On a CPU twice as many gain nothing more, and half as many cost 3 % (float32) to 10 % (bfloat16) of the answers.
+_BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}
 
 
 @dataclass(frozen=True, slots=True)
