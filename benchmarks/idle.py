@@ -24,6 +24,8 @@ _GOAL_MS = 2.0
 class _Done:
     """Zeros at once: implements Launched."""
 
+    busy_s: float | None = None
+
     def __init__(self, rows: int) -> None:
         self._rows = rows
 

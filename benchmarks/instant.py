@@ -64,6 +64,8 @@ def instant(state: State) -> Instant:
 class _Vectors:
     """A runtime, and each batch that it has launched: an entry's vector is there already."""
 
+    busy_s: float | None = None
+
     def __init__(self, state: State) -> None:
         rows = np.random.default_rng(0).standard_normal((_VECTORS, _HIDDEN)).astype(np.float32)
         self._rows = list(rows / np.linalg.norm(rows, axis=1, keepdims=True))

@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,14 @@ def hardware() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Name the versions of what was measured."""
-    return {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES}
+    return {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # it runs where it lies
+        return "not installed"
 
 
 def commit() -> str:

@@ -157,6 +157,10 @@ class Parent:
         return child
 
 
+# Threads of one process would be in the way of the others: tokenising a list in parallel costs 30 % more CPU.
+_ENVIRONMENT: Final = {"TOKENIZERS_PARALLELISM": "false"}
+
+
 def _start(assignment: Assignment) -> "subprocess.Popen[bytes]":
     """Start a process that finds the modules that this one finds, and that no terminal's signal reaches."""
     process = subprocess.Popen(
@@ -164,7 +168,7 @@ def _start(assignment: Assignment) -> "subprocess.Popen[bytes]":
         stdin=subprocess.PIPE,
         pass_fds=(assignment.control, assignment.listener),
         process_group=0,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert process.stdin is not None
     try:

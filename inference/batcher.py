@@ -59,13 +59,17 @@ class Batcher:
         *,
         clock: Callable[[], float],
         observer: Observer,
+        in_flight: int = 1,
     ) -> None:
-        """Take the scheduler, and for each device the runtimes loaded on it, by model."""
+        """Take the scheduler, for each device the runtimes loaded on it, by model, and how many batches it may have."""
         self._scheduler = scheduler
         self._limits = limits
         self._clock = clock
         self._observer = observer
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._freed = threading.Condition(lock)  # a batch of a device that may have several has ended
+        self._freed_at: dict[str, float] = {}  # by device: when its last batch ended
         self._closing = False
         self._lost: DeviceLost | None = None
         self._holds = 0  # how many ask the devices to take no batch
@@ -77,7 +81,9 @@ class Batcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._devices = [DeviceThread(name, runtimes, self._live) for name, runtimes in devices.items()]
+        self._devices = [
+            DeviceThread(name, runtimes, self._live) for name, runtimes in devices.items() for _ in range(in_flight)
+        ]
 
     def start(self) -> None:
         """Start the device threads, and watch them; call it on the event loop that will submit."""
@@ -172,6 +178,7 @@ class Batcher:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+            self._freed.notify_all()
 
     def join(self, timeout_s: float) -> None:
         """Wait for the device threads to end; a lost one gets a moment (it is a daemon, and may never end)."""
@@ -183,8 +190,11 @@ class Batcher:
         now = self._clock()
         with self._changed:
             waiting, demand = self._scheduler.statistics(now), self._demand.read(now)
-        devices = tuple(device.statistics(self._limits, now) for device in self._devices)
-        return BatcherStatistics(waiting, devices, len(self._pending), self._reuse.statistics(), demand)
+        devices: dict[str, DeviceStatistics] = {}
+        for device in self._devices:
+            told = device.statistics(self._limits, now)
+            devices[told.name] = devices[told.name].and_of(told) if told.name in devices else told
+        return BatcherStatistics(waiting, tuple(devices.values()), len(self._pending), self._reuse.statistics(), demand)
 
     def _admit(self, call: Call, pending: Pending, now: float) -> Plan:
         """Take a call in: seats in what is under way, entries for the rest; all of it under the lock, or nothing."""
@@ -257,20 +267,32 @@ class Batcher:
         with self._changed:
             while True:
                 now = self._clock()
+                busy_until = max((other.due for other in self._beside(device)), default=now)
+                if busy_until - device.lead_s > now:
+                    self._freed.wait(busy_until - device.lead_s - now)  # what runs later is chosen later
+                    continue
                 decision = self._scheduler.decide(device.state, now) if not self._holds else Decision()
                 if decision.batch is not None or decision.expired:
-                    device.taken = None if decision.batch is None else decision.batch.model
+                    if decision.batch is not None:
+                        device.take(decision.batch, max(now, busy_until))
                     return decision
                 if self._closing and not self._holds:
                     return None
                 self._changed.wait(None if decision.wake_at is None else max(0.0, decision.wake_at - now))
+
+    def _beside(self, device: DeviceThread) -> list[DeviceThread]:
+        """Return the other threads of the same device that have a batch."""
+        name = device.state.name
+        return [one for one in self._devices if one.state.name == name and one is not device and one.taken is not None]
 
     def _ran(self, device: DeviceThread, batch: Batch, taken: float) -> None:
         """Tell the meter how long the device was not free: the batch, its halves if it failed, and the way home."""
         with self._changed:
             now = self._clock()
             device.taken = None
-            self._demand.ran(batch.predicted_s, now - taken)
+            self._demand.ran(batch.predicted_s, now - max(taken, self._freed_at.get(device.state.name, taken)))
+            self._freed_at[device.state.name] = now
+            self._freed.notify_all()
             self._demand.hold(self._scheduler.in_flight_s(), now)
             self._notice_leaving()
             if self._holds:
@@ -299,15 +321,20 @@ class Batcher:
         started = self._clock()
         device.running = (batch, started)
         error: RuntimeFailed | None = None
+        busy_s: float | None = None
         try:
-            outcomes = device.runtimes[batch.model].launch(batch).wait()
+            launched = device.runtimes[batch.model].launch(batch)
+            device.launched(self._clock() - started)
+            outcomes = launched.wait()
+            busy_s = launched.busy_s
         except RuntimeFailed as failure:
             error = failure.with_traceback(None)  # its frames, and those of its causes, hold the batch's tensors
             error.__cause__ = error.__context__ = None
         now = self._clock()
         device.running = None
         device.batches += 1
-        report = report_of(batch, started, now, error)
+        began = started if busy_s is None else max(started, now - busy_s)  # behind the batch that ran then
+        report = report_of(batch, began, now - began if busy_s is None else busy_s, error)
         if error is None:
             self._deliver(settlements(batch, outcomes, report))
         with self._changed:

@@ -3,8 +3,9 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
 
 from inference.checkpoint import Checkpoint
@@ -13,6 +14,7 @@ from inference.errors import CannotServe, DeviceLost, InferenceError, OutOfMemor
 
 # On a CPU twice as many gain nothing more, and half as many cost 3 % (float32) to 10 % (bfloat16) of the answers.
 _BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}
+_IN_FLIGHT: Final = {"cpu": 1, "cuda": 2}  # one runs, and the next is launched before it ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,53 @@ class Device:
     def batch_tokens(self) -> int:
         """The token budget of a batch where the settings leave it open."""
         return _BATCH_TOKENS[self.place.type]
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches it may have at once."""
+        return _IN_FLIGHT[self.place.type]
+
+
+class Passage:
+    """A batch's way through a GPU, which times it; on a CPU nothing is on its way, and nothing is timed."""
+
+    def __init__(self, place: torch.device) -> None:
+        """Begin when the device's stream has come so far."""
+        self._on_gpu = place.type == "cuda"
+        self.busy_s: float | None = None  # how long the device was at it, known after `wait`
+        if self._on_gpu:
+            self._stream = torch.cuda.current_stream(place)
+            self._began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            self._ended = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
+            self._began.record(self._stream)
+
+    def fetch(self, values: torch.Tensor) -> torch.Tensor:
+        """Copy values to the host, where they are after `wait`."""
+        if not self._on_gpu:
+            return values
+        return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+
+    def end(self) -> None:
+        """Say that this was all of it."""
+        if self._on_gpu:
+            self._ended.record(self._stream)
+
+    def wait(self) -> None:
+        """Wait until the device has come to the end: asleep, without the interpreter's lock."""
+        if self._on_gpu:
+            self._ended.synchronize()
+            self.busy_s = self._began.elapsed_time(self._ended) / 1000
+
+
+def staging(size: int, place: torch.device) -> torch.Tensor:
+    """Return memory of the host for so many int32, from which a device is told: pinned for a GPU, which torch keeps."""
+    return torch.empty(size, dtype=torch.int32, pin_memory=place.type == "cuda")
+
+
+def to_device(array: np.ndarray[Any, Any], place: torch.device) -> torch.Tensor:
+    """Copy an array to a device without waiting for it; on a CPU it is shared."""
+    host = torch.from_numpy(array)
+    return host.pin_memory().to(place, non_blocking=True) if place.type == "cuda" else host
 
 
 def open_devices(config: DeviceConfig) -> tuple[Device, ...]:

@@ -1,4 +1,8 @@
-"""One device's thread, as the batcher sees it: which models it runs, what it runs now, and since when."""
+"""
+One of a device's threads, as the batcher sees it: which models it runs, what it runs now, and since when.
+
+A GPU has two, so that one batch is launched while the other runs: each runs one batch at a time.
+"""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -10,6 +14,8 @@ from inference.request import Batch
 from inference.runtime import Runtime
 from inference.scheduler import DeviceState
 
+_SPARE_S: Final = 0.002  # to wake up in, and for what a prediction is too high by
+_NEWS: Final = 0.1  # what the last launch counts in the average
 _STUCK_FACTOR: Final = 10.0  # a batch may take so many times its prediction before it counts as stuck
 
 
@@ -22,6 +28,11 @@ class DeviceStatistics:
     stuck: bool
     batches: int
 
+    def and_of(self, other: "DeviceStatistics") -> "DeviceStatistics":
+        """Join what another thread of the same device tells."""
+        alive, stuck = self.alive and other.alive, self.stuck or other.stuck
+        return DeviceStatistics(self.name, alive, stuck, self.batches + other.batches)
+
 
 class DeviceThread:
     """One device's thread, and what it is doing."""
@@ -32,9 +43,24 @@ class DeviceThread:
         self.runtimes = dict(runtimes)
         self.running: tuple[Batch, float] | None = None  # and since when
         self.taken: str | None = None  # by a batch of this model, or by what is left of it between two attempts
+        self.due = 0.0  # when that batch is predicted to end
         self.batches = 0
+        self._launch_s = 0.0  # a moving average
         self.lost = False
         self.thread = threading.Thread(target=life, args=(self,), name=f"device-{name}", daemon=True)
+
+    @property
+    def lead_s(self) -> float:
+        """How long before a device frees its next batch is chosen: so that it is launched by then, and no earlier."""
+        return _SPARE_S + self._launch_s
+
+    def take(self, batch: Batch, free_at: float) -> None:
+        """Have a batch, which begins when the device is free."""
+        self.taken, self.due = batch.model, free_at + batch.predicted_s
+
+    def launched(self, launch_s: float) -> None:
+        """Learn how long a launch takes."""
+        self._launch_s += _NEWS * (launch_s - self._launch_s)
 
     def statistics(self, limits: Limits, now: float) -> DeviceStatistics:
         """Take a snapshot."""

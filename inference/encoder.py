@@ -9,7 +9,8 @@ apart from it runs whole, as Transformers would run it. Answers come back in the
 import inspect
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final
 
@@ -17,11 +18,13 @@ import numpy as np
 import torch
 
 from inference.checkpoint import Checkpoint
-from inference.device import Device, model_edge
+from inference.device import Device, Passage, model_edge, staging, to_device
 from inference.errors import CannotServe, InferenceError
+from inference.graphs import Graphs, buckets
 from inference.heads import Head, Pooled, Rows, TokenVectors, own_head
+from inference.layout import Bucket, Layout, Packed, bounds_of, fill, lay_out
 from inference.own_head import OwnHead
-from inference.packing import difference, layout, packed_as, position_offset, probes, self_test, tolerance
+from inference.packing import difference, packed_as, position_offset, probes, self_test, tolerance
 from inference.prepacked import prepack
 from inference.request import Batch, Output, Request, Row, RowFailed, Tokens
 from inference.task import Task
@@ -61,10 +64,14 @@ class Encoder:
         self._base: torch.nn.Module = self._model.base_model
         self._takes = {part: _parameters(part) for part in (self._model, self._base)}
         self._offset = position_offset(self._model)
+        # Some models keep one type for all, whatever their tokenizers say.
+        self._has_types = getattr(self._model.config, "type_vocab_size", 0) > 1
         self.output = _OUTPUTS[checkpoint.task]
         self.max_length = self._longest()
         self.padded_because: str | None = "not tested yet"
         self._pads = True
+        self.graphs: Graphs | None = None
+        self._launching = threading.Lock()  # two batches may be in flight, but are launched one after the other
         self._heads: Mapping[Output, Head] = {}
         self._heads = self._find_heads(vocabulary or Vocabulary())
 
@@ -87,7 +94,10 @@ class Encoder:
     def choose_packing(self) -> None:
         """Run the self-test: packed if packed answers equal single ones, else padded, if padded ones do."""
         own_attention = self._model.config._attn_implementation  # noqa: SLF001 - transformers has no public reader
-        if self._heads:
+        if "position_ids" not in self._takes[self._base]:
+            # It counts them itself, over the packed row: beyond its table that is the end of a GPU's process.
+            self.padded_because = "it takes no positions"
+        elif self._heads:
             with torch.inference_mode():
                 try:
                     with model_edge():
@@ -111,21 +121,43 @@ class Encoder:
             return 0
         return prepack(self._model, but=self._model.get_output_embeddings())  # type: ignore[no-untyped-call]
 
+    def record_graphs(self, most_tokens: int, done: Callable[[int, int], None] = lambda number, total: None) -> int:
+        """Record what a GPU can replay of packed batches up to so many tokens; returns how many graphs there are."""
+        if not self.packed or self._device.place.type == "cpu" or self._model.dtype == torch.float32:
+            return 0
+        wanted = buckets(most_tokens, self.max_length)
+        graphs = Graphs(self._hidden_of, self._device.place)
+        try:
+            with model_edge(), torch.inference_mode():
+                graphs.record(wanted, lambda number: done(number, len(wanted)))
+        except InferenceError as err:
+            _log.warning("model %s: no CUDA graphs, every batch runs eagerly: %s", self._checkpoint.name, err)
+            return 0
+        self.graphs = graphs
+        return len(wanted)
+
     def launch(self, batch: Batch) -> "_Launched":
         """Run a batch: asynchronous on CUDA, computed on return on a CPU."""
         requests = [entry.request for entry in batch.entries]
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].tokens))
         ordered = [requests[i] for i in order]
-        with model_edge(), torch.inference_mode():
-            return _Launched(self.run(ordered), ordered, order)
+        with model_edge(), torch.inference_mode(), self._launching:
+            passage = Passage(self._device.place)
+            answers = {
+                output: Rows(passage.fetch(rows.values), rows.counts) for output, rows in self.run(ordered).items()
+            }
+            passage.end()
+        return _Launched(answers, ordered, order, passage)
 
     def run(self, requests: Sequence[Request]) -> Mapping[Output, Rows]:
         """Answer requests (best sorted by length): the rows of every output that one of them asks for."""
         if not self._heads:
             return {self.output: self._whole(requests)}
-        hidden = self._packed(requests) if self.packed else torch.cat(list(map(self._padded, self._parts(requests))))
-        runs = layout([len(request.tokens) for request in requests])
-        return {output: self._heads[output](hidden, runs, requests) for output in {r.output for r in requests}}
+        if self.packed:
+            hidden, layout = self._packed(requests)
+        else:
+            hidden, layout = torch.cat(list(map(self._padded, self._parts(requests)))), self._layout(requests)
+        return {output: self._heads[output](hidden, layout, requests) for output in {r.output for r in requests}}
 
     def rows(self, requests: Sequence[Request]) -> list[Row]:
         """Answer requests and wait: one row each, on the host."""
@@ -171,12 +203,13 @@ class Encoder:
 
     def _alone(self, tokens: Tokens) -> Row:
         requests = self._asked([tokens])
-        return _split(self._heads[requests[0].output](self._padded(requests), layout([len(tokens)]), requests), 1)[0]
+        rows = self._heads[requests[0].output](self._padded(requests), self._layout(requests), requests)
+        return _split(rows, 1)[0]
 
     def _together(self, sequences: Sequence[Tokens]) -> list[Row]:
         requests = self._asked(sequences)
-        runs = layout([len(tokens) for tokens in sequences])
-        return _split(self._heads[requests[0].output](self._packed(requests), runs, requests), len(requests))
+        hidden, layout = self._packed(requests)
+        return _split(self._heads[requests[0].output](hidden, layout, requests), len(requests))
 
     def _asked(self, sequences: Sequence[Tokens]) -> list[Request]:
         """Ask for what tells most: where a head works token by token, the states that it works on."""
@@ -189,25 +222,58 @@ class Encoder:
         config = self._model.config
         return np.append(tokens[:-1], np.int32(config.eos_token_id)) if config.is_encoder_decoder else tokens
 
-    def _packed(self, requests: Sequence[Request]) -> torch.Tensor:
-        runs = layout([len(request.tokens) for request in requests])
-        positions = np.concatenate([self._positions(request.tokens) for request in requests])
+    def _packed(self, requests: Sequence[Request]) -> tuple[torch.Tensor, Layout]:
+        """Return hidden states [tokens, hidden] and where whose are: by a graph, if one holds them."""
+        lengths = [len(request.tokens) for request in requests]
+        batch = Bucket(sum(lengths), len(lengths), max(lengths))
+        bucket = None if self.graphs is None else self.graphs.bucket_for(batch)
+        told = self._told(requests, bucket or batch)
+        if self.graphs is not None and bucket is not None:
+            hidden, packed = self.graphs.replay(bucket, told)
+            return hidden[: batch.tokens], lay_out(lengths, packed.bounds[: batch.rows + 1])
+        packed = Packed.of(told.to(self._device.place, non_blocking=True), batch)
+        layout = lay_out(lengths, None if self._device.place.type == "cpu" else packed.bounds)
+        return self._hidden_of(packed, layout), layout
+
+    def _told(self, requests: Sequence[Request], bucket: Bucket) -> torch.Tensor:
+        """Write down a batch, filled up to a bucket."""
+        told = staging(bucket.size, self._device.place)
+        fill(
+            Packed.of(told.numpy(), bucket),
+            bucket,
+            [request.tokens for request in requests],
+            [request.types if self._has_types else None for request in requests],
+            self._positions,
+        )
+        return told
+
+    def _hidden_of(self, packed: Packed, layout: Layout) -> torch.Tensor:
+        """Run the base on a packed batch: [tokens, hidden]."""
         inputs = {
-            "input_ids": self._place(np.concatenate([request.tokens for request in requests])),
-            "position_ids": self._place(positions),
-            "token_type_ids": self._place(np.concatenate([self._types(request) for request in requests])),
+            "input_ids": packed.ids.long()[None],
+            "position_ids": packed.positions.long()[None],
+            "token_type_ids": packed.types.long()[None],
         }
-        with packed_as(runs):
+        with packed_as(layout):
             states = self._forward(self._base, inputs).last_hidden_state  # [1, tokens, hidden]
         hidden: torch.Tensor = states[0]
         return hidden
 
-    def _positions(self, tokens: Tokens) -> np.ndarray[Any, Any]:
-        """Positions of one sequence; models that count from the padding id on do not count padding ids."""
+    def _layout(self, requests: Sequence[Request]) -> Layout:
+        lengths, place = [len(request.tokens) for request in requests], self._device.place
+        return lay_out(lengths, None if place.type == "cpu" else to_device(bounds_of(lengths), place))
+
+    def _positions(self, ids: Tokens, places: Tokens) -> Tokens:
+        """Make positions of places; models that count from the padding id on do not count padding ids."""
         if self._offset == 0:
-            return np.arange(len(tokens))
-        real = tokens != self._offset - 1
-        positions: np.ndarray[Any, Any] = np.cumsum(real) * real + self._offset - 1
+            return places
+        real = ids != self._offset - 1
+        if real.all():
+            return places + np.int32(self._offset)
+        before = np.cumsum(real, dtype=np.int32)  # real ones of the whole row, each itself included
+        starts = np.flatnonzero(places == 0)
+        earlier = np.repeat(before[starts] - real[starts], np.diff([*starts, len(ids)]))
+        positions: Tokens = ((before - earlier) * real + self._offset - 1).astype(np.int32)
         return positions
 
     def _parts(self, requests: Sequence[Request]) -> list[Sequence[Request]]:
@@ -225,8 +291,7 @@ class Encoder:
     def _padded(self, requests: Sequence[Request]) -> torch.Tensor:
         """Return hidden states without those of the padding: [tokens, hidden]."""
         inputs, real = self._pad(requests)
-        hidden: torch.Tensor = self._forward(self._base, inputs).last_hidden_state[real]
-        return hidden
+        return self._without_padding(self._forward(self._base, inputs).last_hidden_state, real)
 
     def _whole(self, requests: Sequence[Request]) -> Rows:
         """Return what the whole model says, [sequences, labels] or [tokens, labels]."""
@@ -237,17 +302,25 @@ class Encoder:
         """Run the whole model, padded: [sequences, labels], or [tokens, labels] without those of the padding."""
         inputs, real = self._pad(requests)
         logits: torch.Tensor = self._forward(self._model, inputs).logits
-        return logits[real] if logits.ndim > 2 else logits  # noqa: PLR2004
+        return self._without_padding(logits, real) if logits.ndim > 2 else logits  # noqa: PLR2004
 
-    def _pad(self, requests: Sequence[Request]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def _without_padding(self, padded: torch.Tensor, real: np.ndarray[Any, Any]) -> torch.Tensor:
+        """Cut [sequences, longest, width] to [tokens, width]."""
+        return padded.flatten(0, 1).index_select(0, to_device(np.flatnonzero(real), self._device.place))
+
+    def _pad(self, requests: Sequence[Request]) -> tuple[dict[str, torch.Tensor], np.ndarray[Any, Any]]:
+        """Pad requests to the longest; returns what the model reads, and which of it is not padding."""
         lengths = np.array([len(request.tokens) for request in requests])
         real = np.arange(lengths.max()) < lengths[:, None]  # [sequences, longest]
         ids, types = np.full(real.shape, self._model.config.pad_token_id), np.zeros(real.shape)
         ids[real] = np.concatenate([request.tokens for request in requests])
         types[real] = np.concatenate([self._types(request) for request in requests])
-        mask = torch.from_numpy(real).to(self._device.place)
-        inputs = {"input_ids": self._place(ids), "attention_mask": mask.long(), "token_type_ids": self._place(types)}
-        return inputs, mask
+        inputs = {
+            "input_ids": self._place(ids),
+            "attention_mask": self._place(real),
+            "token_type_ids": self._place(types),
+        }
+        return inputs, real
 
     def _forward(self, part: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
         """Run the model or its base with what it takes: some know no token types, some no positions."""
@@ -255,14 +328,11 @@ class Encoder:
         return part(**{name: tensor for name, tensor in inputs.items() if name in taken}, return_dict=True)
 
     def _types(self, request: Request) -> np.ndarray[Any, Any]:
-        """Token types of a sequence; some models keep one type for all, whatever their tokenizers say."""
-        if request.types is None or getattr(self._model.config, "type_vocab_size", 0) < 2:  # noqa: PLR2004
-            return np.zeros(len(request.tokens))
-        return request.types
+        """Token types of a sequence."""
+        return request.types if request.types is not None and self._has_types else np.zeros(len(request.tokens))
 
     def _place(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
-        batched = ids if ids.ndim > 1 else ids[None]
-        return torch.from_numpy(batched.astype(np.int64)).to(self._device.place)
+        return to_device(ids.astype(np.int64), self._device.place)
 
     def _longest(self) -> int:
         positions = getattr(self._model.config, "max_position_embeddings", None)
@@ -273,18 +343,27 @@ class Encoder:
 class _Launched:
     """A batch on its way: implements runtime.Launched."""
 
-    def __init__(self, answers: Mapping[Output, Rows], requests: Sequence[Request], order: Sequence[int]) -> None:
+    def __init__(
+        self, answers: Mapping[Output, Rows], requests: Sequence[Request], order: Sequence[int], passage: Passage
+    ) -> None:
         self._answers = answers
         self._requests = requests
         self._order = order
+        self._passage = passage
+
+    @property
+    def busy_s(self) -> float | None:
+        return self._passage.busy_s
 
     def wait(self) -> Sequence[Row | RowFailed]:
         with model_edge():
-            rows = _answers(self._answers, self._requests)
+            self._passage.wait()
+        rows = _answers(self._answers, self._requests)
+        finite = {output: _finite(rows, len(self._order)) for output, rows in self._answers.items()}
         outcomes: list[Row | RowFailed] = [RowFailed("the model's answer is not finite")] * len(self._order)
-        for place, row in zip(self._order, rows, strict=True):
-            if np.isfinite(row).all():
-                outcomes[place] = row
+        for number, place in enumerate(self._order):
+            if finite[self._requests[number].output][number]:
+                outcomes[place] = rows[number]
         return outcomes
 
 
@@ -322,9 +401,19 @@ def _answers(rows: Mapping[Output, Rows], requests: Sequence[Request]) -> list[R
 
 def _split(rows: Rows, count: int) -> list[Row]:
     values = rows.values.cpu().numpy()
+    if rows.values.is_pinned():
+        values = values.copy()  # torch wants pinned memory back, and answers may be kept
     if rows.counts is None:
         return [values[index] for index in range(count)]
     return np.split(values, np.cumsum(rows.counts)[:-1])
+
+
+def _finite(rows: Rows, count: int) -> list[bool]:
+    """Say of each request's row whether all its numbers are finite."""
+    good = np.isfinite(rows.values.numpy()).all(1)
+    if rows.counts is None:
+        return [bool(each) for each in good[:count]]
+    return [bool(part.all()) for part in np.split(good, np.cumsum(rows.counts)[:-1])]
 
 
 def _check_precision(encoder: Encoder, reference: Encoder) -> None:

@@ -61,6 +61,7 @@ class Engine:
             loader.limits,
             clock=self._clock,
             observer=self._observer,
+            in_flight=loader.devices[0].in_flight,
         )
         self._loader = loader
         self._loaded = {loaded.served.key: loaded for loaded in ready}

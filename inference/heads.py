@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from inference.checkpoint import Pooling
+from inference.device import to_device
 from inference.errors import RuntimeFailed
+from inference.layout import Layout, Run, Runs
 from inference.own_head import OwnHead
-from inference.packing import Layout, Run
 from inference.request import Output, Request
 from inference.tokenizer import Vocabulary
 
@@ -41,7 +43,7 @@ class Rows:
 class Head(Protocol):
     """Hidden states [tokens, hidden], and whose they are, to rows."""
 
-    def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
+    def __call__(self, hidden: torch.Tensor, layout: Layout, requests: Sequence[Request]) -> Rows:
         """Return the rows in the order of the requests."""
 
 
@@ -57,9 +59,9 @@ class Pooled:
     normalise: bool
     dense: Callable[[torch.Tensor], torch.Tensor] = torch.nn.Identity()  # noqa: RUF009 - has no state
 
-    def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
+    def __call__(self, hidden: torch.Tensor, layout: Layout, requests: Sequence[Request]) -> Rows:
         """Return [sequences, width]: of the hidden states, or of the last layer."""
-        pooled = self.dense(torch.cat([_pool(hidden, run, self.pooling) for run in runs]))
+        pooled = self.dense(_pooled(hidden, layout, self.pooling))
         return Rows(F.normalize(pooled, dim=1) if self.normalise else pooled)
 
 
@@ -67,7 +69,7 @@ class Pooled:
 class TokenVectors:
     """The hidden states themselves, one a token."""
 
-    def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
+    def __call__(self, hidden: torch.Tensor, layout: Layout, requests: Sequence[Request]) -> Rows:
         """Return [tokens, hidden]."""
         return Rows(hidden.float(), [len(request.tokens) for request in requests])
 
@@ -79,12 +81,11 @@ class SequenceLogits:
     own: OwnHead
     reach: Reach
 
-    def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
+    def __call__(self, hidden: torch.Tensor, layout: Layout, requests: Sequence[Request]) -> Rows:
         """Return [sequences, labels]."""
         if self.reach == "whole":
-            return Rows(torch.cat([self.own(_blocks(hidden, run)) for run in runs]))
-        edge = [_edge(run, self.reach) for run in runs]
-        return Rows(self.own(torch.cat([hidden[rows] for rows in edge])[:, None]))
+            return Rows(torch.cat([self.own(_blocks(hidden, run)) for run in layout.runs]))
+        return Rows(self.own(_edges(hidden, layout, self.reach)[:, None]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,9 @@ class Judgement:
     yes: int
     no: int
 
-    def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
+    def __call__(self, hidden: torch.Tensor, layout: Layout, requests: Sequence[Request]) -> Rows:
         """Return [sequences, 1]: the difference of both logits, whose sigmoid is the probability of a yes."""
-        logits = self.own(torch.cat([hidden[_edge(run, "last")] for run in runs])[:, None])[:, 0]
+        logits = self.own(_edges(hidden, layout, "last")[:, None])[:, 0]
         return Rows(logits[:, [self.yes]] - logits[:, [self.no]])
 
 
@@ -107,7 +108,7 @@ class TokenLogits:
 
     own: OwnHead
 
-    def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
+    def __call__(self, hidden: torch.Tensor, layout: Layout, requests: Sequence[Request]) -> Rows:
         """Return [tokens, labels]."""
         return Rows(self.own.each(hidden), [len(request.tokens) for request in requests])
 
@@ -119,10 +120,10 @@ class MaskLogits:
     own: OwnHead
     mask: int
 
-    def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
+    def __call__(self, hidden: torch.Tensor, layout: Layout, requests: Sequence[Request]) -> Rows:
         """Return [masks, vocabulary]."""
-        masks = [torch.from_numpy(request.tokens == self.mask) for request in requests]
-        rows = hidden[torch.cat(masks).to(hidden.device)]
+        masks = [request.tokens == self.mask for request in requests]
+        rows = hidden.index_select(0, to_device(np.flatnonzero(np.concatenate(masks)), hidden.device))
         return Rows(self.own.each(rows), [int(mask.sum()) for mask in masks])
 
 
@@ -133,11 +134,11 @@ class TermWeights:
     scores: Callable[[torch.Tensor], Scores]
     terms: int
 
-    def __call__(self, hidden: torch.Tensor, runs: Layout, requests: Sequence[Request]) -> Rows:
+    def __call__(self, hidden: torch.Tensor, layout: Layout, requests: Sequence[Request]) -> Rows:
         """Return [sequences, vocabulary]."""
-        return Rows(torch.cat([self._weights(hidden, portion) for portion in _portions(runs)]))
+        return Rows(torch.cat([self._weights(hidden, portion) for portion in _portions(layout.runs)]))
 
-    def _weights(self, hidden: torch.Tensor, portion: Layout) -> torch.Tensor:
+    def _weights(self, hidden: torch.Tensor, portion: Runs) -> torch.Tensor:
         start, end = portion[0].start, portion[-1].rows.stop
         largest = hidden.new_empty(sum(run.count for run in portion), self.terms)
         for terms, logits in self.scores(hidden[start:end]):
@@ -244,6 +245,20 @@ def _close(logits: torch.Tensor, expected: torch.Tensor) -> bool:
     )
 
 
+def _pooled(hidden: torch.Tensor, layout: Layout, pooling: Pooling) -> torch.Tensor:
+    """Make [sequences, hidden] float32 of [tokens, hidden]: on a GPU in one kernel, whatever the lengths."""
+    if layout.bounds is None:
+        return torch.cat([_pool(hidden, run, pooling) for run in layout.runs])
+    match pooling:
+        case "cls":
+            return _edges(hidden, layout, "first").float()
+        case "last":
+            return _edges(hidden, layout, "last").float()
+        case "mean" | "max":
+            every = torch.arange(len(hidden), dtype=torch.int32, device=hidden.device)
+            return F.embedding_bag(every, hidden.float(), layout.bounds[:-1], mode=pooling)
+
+
 def _pool(hidden: torch.Tensor, run: Run, pooling: Pooling) -> torch.Tensor:
     block = _blocks(hidden, run).float()
     match pooling:
@@ -262,7 +277,7 @@ def _blocks(hidden: torch.Tensor, run: Run) -> torch.Tensor:
     return torch.unflatten(hidden[run.rows], 0, (run.count, run.length))
 
 
-def _portions(runs: Layout) -> Iterator[Layout]:
+def _portions(runs: Runs) -> Iterator[Runs]:
     """Cut a layout into parts of about `_PORTION` tokens, at the ends of sequences."""
     portion: list[Run] = []
     for run in itertools.chain.from_iterable(map(_cut, runs)):
@@ -280,7 +295,15 @@ def _cut(run: Run) -> Iterator[Run]:
         yield Run(run.start + first * run.length, min(most, run.count - first), run.length)
 
 
-def _edge(run: Run, reach: Reach) -> slice:
+def _edges(hidden: torch.Tensor, layout: Layout, reach: Literal["first", "last"]) -> torch.Tensor:
+    """Return the first or last token's state of each sequence: [sequences, hidden]."""
+    if layout.bounds is not None:
+        at = layout.bounds[:-1] if reach == "first" else layout.bounds[1:] - 1
+        return hidden.index_select(0, at)
+    return torch.cat([hidden[_edge(run, reach)] for run in layout.runs])
+
+
+def _edge(run: Run, reach: Literal["first", "last"]) -> slice:
     """Return the rows of the first or last tokens of a run's sequences."""
     start = run.start if reach == "first" else run.start + run.length - 1
     return slice(start, run.start + run.count * run.length, run.length)

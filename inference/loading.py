@@ -5,6 +5,7 @@ It may run beside models that serve: on a thread of its own, which shares the de
 """
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -29,8 +30,10 @@ from inference.model import ServedModel
 from inference.profile import teach
 from inference.request import Request, Row
 from inference.task import abilities
-from inference.tokenizer import Text, TextTokenizer, TokenizerFile, read_vocabulary
+from inference.tokenizer import Text, TextTokenizer, TokenizerFile, Vocabulary, read_vocabulary
 from inference.weights import Alone
+
+_log = logging.getLogger(__name__)
 
 _FLOAT32_BYTES: Final = 4
 _BESIDE_WEIGHTS: Final = 1.25  # what a load and its batches take, as a multiple of the weights
@@ -41,7 +44,7 @@ class Progress:
     """How far a start has come."""
 
     model: str
-    stage: str  # `load` or `warm up`
+    stage: str  # `load`, `record graphs` or `warm up`
     done: int
     total: int
 
@@ -118,27 +121,45 @@ class Loader:
         tokenizer = checkpoint.tokenizer()
         vocabulary = read_vocabulary(tokenizer)
         dtype = choose_dtype(self._config.device, self.devices[0], checkpoint)
-        encoders: dict[str, Encoder] = {}
-        for done, device in enumerate(self.devices):
-            self._progress(Progress(checkpoint.name, "load", done, len(self.devices)))
-            encoder = load_encoder(checkpoint, device, dtype, vocabulary, alone=alone)
-            if vocabulary.highest >= encoder.vocab_size:
-                raise CannotServe(f"model {checkpoint.name}: its tokenizer has ids that its weights do not know")
-            encoders[device.name] = encoder
+        try:
+            encoders = self._load_encoders(checkpoint, dtype, vocabulary, alone)
+        except (CannotServe, RuntimeFailed) as err:
+            if dtype == torch.float32 or self._config.device.dtype != "auto":
+                raise
+            _log.warning("model %s: in float32, since in %s it cannot run: %s", checkpoint.name, _name(dtype), err)
+            dtype = torch.float32
+            encoders = self._load_encoders(checkpoint, dtype, vocabulary, alone)
+        encoder = next(iter(encoders.values()))
+        if vocabulary.highest >= encoder.vocab_size:
+            raise CannotServe(f"model {checkpoint.name}: its tokenizer has ids that its weights do not know")
         self._progress(Progress(checkpoint.name, "load", len(self.devices), len(self.devices)))
         loaded = self._clock()
         padded = [encoder for encoder in encoders.values() if not encoder.packed]
+        for encoder in encoders.values():
+            encoder.record_graphs(
+                self.limits.max_batch_tokens,
+                lambda done, total: self._progress(Progress(checkpoint.name, "record graphs", done, total)),
+            )
         lane = Lane(not padded, CostModel())
         self._warm_up(checkpoint.name, list(encoders.values()), lane)
         served = replace(
             _served(checkpoint, [*padded, encoder][0], tokenizer),
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=_name(dtype),
             device=_names(self.devices),
             load_s=loaded - started,
             warm_up_s=self._clock() - loaded,
             version=version,
         )
         return LoadedModel(served, encoders, lane)
+
+    def _load_encoders(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, vocabulary: Vocabulary, alone: Alone
+    ) -> dict[str, Encoder]:
+        encoders: dict[str, Encoder] = {}
+        for done, device in enumerate(self.devices):
+            self._progress(Progress(checkpoint.name, "load", done, len(self.devices)))
+            encoders[device.name] = load_encoder(checkpoint, device, dtype, vocabulary, alone=alone)
+        return encoders
 
     def _warm_up(self, name: str, encoders: Sequence[Encoder], lane: Lane) -> None:
         """Run batches of many shapes on each device, so that the cost is known before the first call."""
@@ -169,6 +190,10 @@ def answers(served: ServedModel, encoder: Encoder, inputs: Sequence[Text]) -> li
             raise CannotServe(f"model {served.name}: case {number} asks for nothing: it holds no mask")
         rows.append(row)
     return rows
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _names(devices: Sequence[Device]) -> str:

@@ -6,59 +6,33 @@ name and ignore it, some mix neighbours outside attention: `self_test` compares 
 """
 
 import contextlib
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
 from inference.errors import RuntimeFailed
+from inference.layout import Layout, Run
 from inference.request import Tokens
 
 ATTENTION: Final = "headrace_packed"
 
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Neighbours of one length: rows `start` to `start + count * length` of the packed row."""
-
-    start: int
-    count: int
-    length: int
-
-    @property
-    def rows(self) -> slice:
-        """Where they lie."""
-        return slice(self.start, self.start + self.count * self.length)
-
-
-Layout = tuple[Run, ...]
-
+_WIDEST: Final = 256  # numbers of a head that the kernel takes
 _FROM_PADDING: Final = ("create_position_ids_from_input_ids", "create_position_ids_from_inputs_embeds")
 
 _active = threading.local()
 
 
-def layout(lengths: Sequence[int]) -> Layout:
-    """Group equal neighbours: sorted lengths give the fewest runs."""
-    runs, start = [], 0
-    for length, group in itertools.groupby(lengths):
-        count = sum(1 for _ in group)
-        runs.append(Run(start, count, length))
-        start += count * length
-    return tuple(runs)
-
-
 @contextlib.contextmanager
-def packed_as(runs: Layout) -> Iterator[None]:
-    """Let the forwards of this thread attend inside these runs' sequences only."""
-    _active.layout, _active.calls = runs, 0
+def packed_as(layout: Layout) -> Iterator[None]:
+    """Let the forwards of this thread attend inside this layout's sequences only."""
+    _active.layout, _active.calls = layout, 0
     try:
         yield
     finally:
@@ -87,8 +61,15 @@ def packed_attention(
     _active.calls += 1
     causal = _is_causal(module, options)
     window = options.get("sliding_window")
+    scale = options.get("scaling")
+    layout: Layout = _active.layout
+    if layout.bounds is not None and _has_kernel(query):
+        left = -1 if window is None else window - 1
+        return _by_kernel(
+            (query, key, value), layout.bounds, layout.longest, (left, 0 if causal else left), scale
+        ), None
     out = torch.empty_like(query.transpose(1, 2))
-    for run in _active.layout:
+    for run in layout.runs:
         q, k, v = (_blocks(x, run) for x in (query, key, value))
         mask = _window_mask(run.length, window, causal, query.device)
         attended = F.scaled_dot_product_attention(
@@ -97,11 +78,33 @@ def packed_attention(
             v,
             attn_mask=mask,
             is_causal=causal and mask is None,
-            scale=options.get("scaling"),
+            scale=scale,
             enable_gqa=k.shape[1] != q.shape[1],
         )
         out[0, run.rows] = attended.transpose(1, 2).flatten(0, 1)
     return out, None
+
+
+def _has_kernel(query: torch.Tensor) -> bool:
+    """Whether torch's kernel for sequences of any lengths can do it: FlashAttention 2, which knows no float32."""
+    width = query.shape[-1]
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and width % 8 == 0 and width <= _WIDEST
+
+
+def _by_kernel(
+    projected: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    bounds: torch.Tensor,
+    longest: int,
+    sides: tuple[int, int],
+    scale: float | None,
+) -> torch.Tensor:
+    """Attend in one kernel for all sequences: [1, tokens, heads, head_dim]. Waits for nothing: graphs may hold it."""
+    query, key, value = (x[0].transpose(0, 1) for x in projected)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    out = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=sides)
+    return out.unsqueeze(0)  # type: ignore[union-attr]  # a pair only if asked for
 
 
 def _blocks(x: torch.Tensor, run: Run) -> torch.Tensor:

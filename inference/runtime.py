@@ -9,6 +9,10 @@ from inference.request import Batch, Row, RowFailed
 class Launched(Protocol):
     """A batch on its way through the device."""
 
+    @property
+    def busy_s(self) -> float | None:
+        """How long the device was at it, known after `wait`; None: as long as it took, for it was alone there."""
+
     def wait(self) -> Sequence[Row | RowFailed]:
         """Return one outcome an entry, in order; raises OutOfMemory, DeviceLost or RuntimeFailed."""
 

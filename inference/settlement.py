@@ -32,15 +32,15 @@ def settle(settled: Sequence[Settlement]) -> None:
             entry.reply.succeed(outcome)
 
 
-def report_of(batch: Batch, started: float, now: float, error: InferenceError | None) -> Report:
-    """Say what became of a batch as a whole, which ran from `started` to `now`."""
+def report_of(batch: Batch, started: float, device_s: float, error: InferenceError | None) -> Report:
+    """Say what became of a batch as a whole, which was launched at `started` and kept its device for so long."""
     return Report(
         model=name_of(batch.model),
         sequences=len(batch.entries),
         tokens=batch.tokens,
         padded_tokens=batch.shape.tokens,
         predicted_s=batch.predicted_s,
-        device_s=now - started,
+        device_s=device_s,
         error=None if error is None else type(error).__name__,
         number=next(_numbers),
         started=started,

@@ -38,6 +38,8 @@ class Recorded:
 class Answer:
     """A batch that is already computed."""
 
+    busy_s: float | None = None
+
     def __init__(self, rows: Sequence[Row | RowFailed]) -> None:
         self._rows = rows
 

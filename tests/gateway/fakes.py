@@ -148,6 +148,8 @@ class FakeDevice:
         return row(ids, output, len(LABELS.get(task, ())), self.length)
 
     class Launched:
+        busy_s: float | None = None
+
         def __init__(self, batch: Batch, labels: int, length: float, *, bad: bool) -> None:
             self._batch = batch
             self._labels = labels

@@ -4,11 +4,11 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from inference.checkpoint import Pooling
 from inference.heads import AllTerms, Pooled, SlicedTerms, term_weights
+from inference.layout import lay_out
 from inference.own_head import OwnHead
-from inference.packing import layout
 
 HIDDEN = torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 2.0], [6.0, 8.0]])
-RUNS = layout([1, 3])
+RUNS = lay_out([1, 3])
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_normalised_vectors_have_length_one() -> None:
 def test_half_precision_is_summed_in_float32() -> None:
     hidden = torch.full((4096, 1), 0.1, dtype=torch.float16)
 
-    pooled = Pooled("mean", normalise=False)(hidden, layout([4096]), []).values
+    pooled = Pooled("mean", normalise=False)(hidden, lay_out([4096]), []).values
 
     assert pooled.dtype == torch.float32
     assert float(pooled) == pytest.approx(0.1, rel=1e-3)
@@ -56,7 +56,7 @@ def test_term_weights_are_those_of_the_formula_whatever_the_portions(
     with torch.inference_mode():
         logits = [own(each[None])[0] for each in states]
         head = term_weights(own, states[:2], logits[:2])
-        rows = head(torch.cat(states), layout(lengths), []).values
+        rows = head(torch.cat(states), lay_out(lengths), []).values
 
     assert isinstance(head.scores, SlicedTerms if sliced else AllTerms)
     expected = torch.stack([torch.log1p(torch.relu(each)).amax(0) for each in logits])

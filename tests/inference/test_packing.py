@@ -6,21 +6,22 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel
 
 from inference.errors import RuntimeFailed
-from inference.packing import Run, layout, packed_as, packed_attention, self_test
+from inference.layout import Run, lay_out
+from inference.packing import packed_as, packed_attention, self_test
 
 VALUES = torch.Generator().manual_seed(0)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30))
 def test_runs_cover_every_token_once_in_order(lengths: list[int]) -> None:
-    runs = layout(lengths)
+    runs = lay_out(lengths).runs
 
     assert [run.length for run in runs for _ in range(run.count)] == lengths
     assert [run.rows.start for run in runs] == [0, *[run.rows.stop for run in runs][:-1]]
 
 
 def test_equal_neighbours_share_a_run() -> None:
-    assert layout([3, 3, 5]) == (Run(0, 2, 3), Run(6, 1, 5))
+    assert lay_out([3, 3, 5]).runs == (Run(0, 2, 3), Run(6, 1, 5))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -43,7 +44,7 @@ def test_attention_is_what_a_masked_softmax_gives(causal: bool, window: int | No
     scores = (query @ repeated[0].transpose(2, 3) * 0.3).masked_fill(~allowed, float("-inf"))
     expected = (scores.softmax(-1) @ repeated[1]).transpose(1, 2)
 
-    with packed_as(layout(lengths)):
+    with packed_as(lay_out(lengths)):
         got, _ = packed_attention(
             torch.nn.Identity(), query, key, value, None, scaling=0.3, sliding_window=window, is_causal=causal
         )
@@ -54,7 +55,7 @@ def test_attention_is_what_a_masked_softmax_gives(causal: bool, window: int | No
 def test_what_it_cannot_do_is_an_error_and_not_a_wrong_answer() -> None:
     x = torch.zeros(1, 1, 2, 4)
 
-    with packed_as(layout([2])), pytest.raises(RuntimeFailed, match="softcap"):
+    with packed_as(lay_out([2])), pytest.raises(RuntimeFailed, match="softcap"):
         packed_attention(torch.nn.Identity(), x, x, x, None, softcap=30.0)
 
 
@@ -67,7 +68,7 @@ def test_the_self_test_catches_a_model_that_mixes_neighbours() -> None:
         return rows[tokens].mean(0, keepdim=True).numpy()
 
     def together(sequences: list[np.ndarray]) -> list[np.ndarray]:
-        with packed_as(layout([len(tokens) for tokens in sequences])):
+        with packed_as(lay_out([len(tokens) for tokens in sequences])):
             x = torch.zeros(1, 1, sum(map(len, sequences)), 4)
             packed_attention(torch.nn.Identity(), x, x, x, None)
         pooled = np.stack([alone(tokens) for tokens in sequences])
