@@ -178,7 +178,6 @@ class Batcher:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            self._freed.notify_all()
 
     def join(self, timeout_s: float) -> None:
         """Wait for the device threads to end; a lost one gets a moment (it is a daemon, and may never end)."""

@@ -11,7 +11,37 @@ REPLIES = "tests/inference/test_reply.py::"
 STUCK = f"{TESTS}test_a_stuck_device_is_lost_although_nobody_asks"
 DEATH = f"{TESTS}test_an_exception_of_any_kind_in_the_device_thread_answers_everybody"
 
+OVERLAP = "tests/inference/test_overlap.py::"
+
 GUARDS = (
+    Guard(
+        "a GPU's next batch is not chosen before the last moment",
+        BATCHER,
+        "if busy_until - device.lead_s > now:",
+        "if False:",
+        f"{OVERLAP}test_what_comes_while_a_long_batch_runs_waits_for_company_until_it_ends",
+    ),
+    Guard(
+        "a batch that ends early frees its GPU at once",
+        BATCHER,
+        "self._freed.notify_all()",
+        "pass",
+        f"{OVERLAP}test_a_batch_that_ends_long_before_it_was_expected_holds_nothing_up",
+    ),
+    Guard(
+        "a GPU says itself how long it was busy",
+        BATCHER,
+        "now - began if busy_s is None else busy_s, error",
+        "now - began, error",
+        f"{OVERLAP}test_a_device_says_itself_how_long_it_was_busy",
+    ),
+    Guard(
+        "a bucket is filled with sequences that are short enough",
+        "inference/layout.py",
+        "np.arange(total + bucket.longest, bucket.tokens, bucket.longest)",
+        "np.arange(0)",
+        "tests/inference/test_layout.py::test_a_filled_bucket_holds_the_sequences_and_then_dummies_to_its_last_token",
+    ),
     Guard(
         "a call ends at its deadline",
         BATCHER,

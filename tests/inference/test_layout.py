@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inference.graphs import buckets
@@ -14,6 +14,7 @@ BUCKETS = buckets(4096, 512)
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=40), st.integers(0, 9))
+@example([100] * 21, 0)  # its tail is longer than a sequence may be
 def test_a_filled_bucket_holds_the_sequences_and_then_dummies_to_its_last_token(lengths: list[int], first: int) -> None:
     batch = Bucket(sum(lengths), len(lengths), max(lengths))
     bucket = next((one for one in BUCKETS if one.holds(batch)), batch)
