@@ -1,7 +1,7 @@
 """
 `python -m benchmarks.swarm`: callers in a process of their own, since one process cannot ask as fast as a GPU answers.
 
-Imports nothing heavy. Prints what it saw in a window that all such processes share, as JSON.
+Imports neither torch nor the product. Prints what it saw in a window that all such processes share, as JSON.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +29,10 @@ _STARTED_WITHIN_S: Final = 1.5
 def text(length: int, chance: random.Random) -> str:
     """Make a text of so many tokens, special ones included, for a tokenizer that takes each word for one."""
     return " ".join(f"w{chance.randrange(_WORDS)}" for _ in range(length - 2))
+
+
+class TooLate(Exception):
+    """This machine starts processes too slowly to measure anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,16 @@ class Load:
         begin = time.monotonic() + _STARTED_WITHIN_S
         told = [str(value) for value in (self.port, self.model, self.length, self.many, self.in_flight, begin, seconds)]
         command = [sys.executable, "-m", "benchmarks.swarm", *told]
-        running = [subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE) for seed in range(self.processes)]
-        time.sleep(begin - time.monotonic())
-        before = meter()
-        time.sleep(seconds)
-        spent = meter() - before
-        found = [json.loads(process.communicate()[0]) for process in running]
+        with ExitStack() as stack:
+            running = []
+            for seed in range(self.processes):
+                running.append(subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE))
+                stack.callback(running[-1].kill)
+            time.sleep(max(0.0, begin - time.monotonic()))
+            before = meter()
+            time.sleep(seconds)
+            spent = meter() - before
+            found = [json.loads(process.communicate()[0]) for process in running]
         answers = self.many * sum(one["answers"] for one in found)
         return answers / seconds, max(one["p99_s"] for one in found), spent
 
@@ -80,6 +89,8 @@ def main() -> None:
     ]  # none like one in flight
     bodies = [orjson.dumps({"model": told.model, "input": each, "encoding_format": "base64"}) for each in texts]
     calls = [callers.http_call("POST", "/v1/embeddings", body, told.port) for body in bodies]
+    if time.monotonic() > told.begin:
+        raise TooLate("the window began before its callers were ready")
     took = asyncio.run(_ask(told.port, calls, told.in_flight, told.begin, told.seconds))
     sys.stdout.write(json.dumps({"answers": len(took), "p99_s": percentile_99(took)}))
 

@@ -35,7 +35,6 @@ PRIORITY_HEADER = b"x-request-priority"
 _JSON: Final = "application/json"
 _PIECE: Final = 65536  # bytes
 _MOMENT_S: Final = 0.02  # that nobody who leaves has to be noticed in
-_MANY: Final = 64  # items of an answer that takes the loop long enough to write for others to notice
 _PRIORITY = re.compile(r"-?[0-9]", re.ASCII)
 
 _WHERE = re.compile(r" - at `\$\.?(.*)`$")
@@ -55,7 +54,6 @@ class Door:
         self.limits = settings.engine.limits
         self._settings = settings
         self._metrics = metrics
-        self._turn = asyncio.Lock()  # of many answers that take long to write, one each time the loop goes round
         self._aside = ThreadPoolExecutor(1, "aside")  # a flood must not take all threads and cores
 
     async def body(self, request: Request, decoder: msgspec.json.Decoder[Body]) -> Body:
@@ -106,10 +104,13 @@ class Door:
         own = None if who is None else who.grant.max_priority
         return self._settings.http.max_priority if own is None else own
 
-    async def aside(self, request: Request, work: Callable[[], Made]) -> Made:
-        """Do what never reaches a device in a thread, one call after another, as long as this one may take."""
+    async def aside(self, request: Request, size: int, work: Callable[[], Made]) -> Made:
+        """Do so much that never reaches a device in a thread, one call after another, as long as this one may take."""
         try:
-            async with asyncio.timeout(timeout_s(request, self._settings.deadlines)):
+            async with (
+                asyncio.timeout(timeout_s(request, self._settings.deadlines)),
+                self.client.turns.piece(caller(request), 1, size),
+            ):
                 return await asyncio.get_running_loop().run_in_executor(self._aside, work)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before it was done") from None
@@ -120,9 +121,8 @@ class Door:
             made = await asked
         exchange = exchange_of(request.scope)
         exchange.items, exchange.tokens, exchange.timings = len(made.items), made.tokens, made.timings
-        if len(made.items) > _MANY:
-            async with self._turn:
-                await asyncio.sleep(0)
+        async with self.client.turns.piece(caller(request), len(made.items)):
+            pass  # to write it, which follows
         self._metrics.tokenised(made.model, made.timings.tokenise_s)
         return made
 

@@ -251,7 +251,7 @@ class TEI:
     ) -> list[Any]:
         """Have the model's tokenizer work in a thread, if the caller may use it: nobody knows how much it is."""
         self._door.terms(request, model.task, model.name, "none")
-        return await self._door.aside(request, lambda: work(model.name, told))
+        return await self._door.aside(request, sum(map(len, told)), lambda: work(model.name, told))
 
     def _terms(self, request: Request, ability: Ability, cut: Cut) -> Terms:
         """Say on which terms a call runs; a task that the model does not have is a fault of the server's, here."""

@@ -69,6 +69,7 @@ class Batcher:
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
         self._freed = threading.Condition(lock)  # a batch of a device that may have several has ended
+        self._several_overlap = in_flight > 1 and len(devices) > 1
         self._freed_at: dict[str, float] = {}  # by device: when its last batch ended
         self._closing = False
         self._lost: DeviceLost | None = None
@@ -266,23 +267,35 @@ class Batcher:
         with self._changed:
             while True:
                 now = self._clock()
-                busy_until = max((other.due for other in self._beside(device)), default=now)
+                beside = self._beside(device)
+                busy_until = max((other.due for other in beside), default=now)
                 if busy_until - device.lead_s > now:
                     self._freed.wait(busy_until - device.lead_s - now)  # what runs later is chosen later
+                    continue
+                if beside and self._is_one_idle():
+                    self._changed.wait()  # what comes is the idle one's
                     continue
                 decision = self._scheduler.decide(device.state, now) if not self._holds else Decision()
                 if decision.batch is not None or decision.expired:
                     if decision.batch is not None:
                         device.take(decision.batch, max(now, busy_until))
+                        if self._several_overlap:
+                            self._changed.notify_all()  # those that left it to this one
                     return decision
                 if self._closing and not self._holds:
                     return None
                 self._changed.wait(None if decision.wake_at is None else max(0.0, decision.wake_at - now))
 
+    def _is_one_idle(self) -> bool:
+        """Whether some device has no batch at all."""
+        taken = {one.state.name for one in self._devices if one.taken is not None}
+        return any(one.state.name not in taken for one in self._devices)
+
     def _beside(self, device: DeviceThread) -> list[DeviceThread]:
         """Return the other threads of the same device that have a batch."""
         name = device.state.name
-        return [one for one in self._devices if one.state.name == name and one is not device and one.taken is not None]
+        beside = (one for one in self._devices if one.state.name == name and one is not device and not one.lost)
+        return [one for one in beside if one.taken is not None]
 
     def _ran(self, device: DeviceThread, batch: Batch, taken: float) -> None:
         """Tell the meter how long the device was not free: the batch, its halves if it failed, and the way home."""
@@ -291,6 +304,8 @@ class Batcher:
             device.taken = None
             self._demand.ran(batch.predicted_s, now - max(taken, self._freed_at.get(device.state.name, taken)))
             self._freed_at[device.state.name] = now
+            for other in self._beside(device):
+                other.begins(now)
             self._freed.notify_all()
             self._demand.hold(self._scheduler.in_flight_s(), now)
             self._notice_leaving()
@@ -368,6 +383,7 @@ class Batcher:
             self._lost = error
             self._notice_leaving()
             self._changed.notify_all()
+            self._freed.notify_all()
         self._call(self._mourn, error)
 
     def _mourn(self, error: DeviceLost) -> None:

@@ -45,6 +45,7 @@ from inference.scheduler import Work
 from inference.spans import Span, read_spans
 from inference.task import Ability, entailment
 from inference.tokenizer import Token, Truncation
+from inference.turns import Turns
 
 if TYPE_CHECKING:
     from inference.batcher import BatcherStatistics
@@ -89,6 +90,7 @@ class Client:
         self._started = False
         self._closing = False
         self._known: Mapping[str, ServedModel] = {}  # what is served since the engine began, or began again
+        self.turns = Turns(clock)
         self._repository = Repository(cast("Engine", engine))  # what only that can is asked of no other
 
     @property
@@ -288,7 +290,10 @@ class Client:
         """Tokenise, submit and wait: all inputs of a call, or none."""
         started = self._clock()
         deadline = started + terms.timeout_s
-        with served.use:  # if it is replaced meanwhile, it still answers
+        with (
+            served.use,
+            self.turns.here(terms.caller, len(inputs.items), inputs.size),
+        ):  # if it is replaced, it still answers
             self._first_gate(served, inputs, terms, deadline)
             pieces = await self._tokenise(inputs, terms, encode)
             tokens = check_tokens(pieces, inputs, served.model, self._limits.max_waiting_tokens)
@@ -312,7 +317,10 @@ class Client:
             return encode(inputs, truncation)
         try:
             async with asyncio.timeout(terms.timeout_s):
-                return await asyncio.to_thread(encode, inputs, truncation)
+                async with self.turns.piece(
+                    terms.caller, len(inputs.items), inputs.size
+                ):  # and then to check and submit them
+                    return await asyncio.to_thread(encode, inputs, truncation)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed while the text was tokenised") from None
 

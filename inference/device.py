@@ -1,8 +1,9 @@
 """One device: which it is, what it is good for, and the edge behind which torch's errors stay."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ class Device:
 
     place: torch.device
     number: int | None = None  # of several in one place
+    launching: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)  # one batch at a time
 
     @property
     def name(self) -> str:

@@ -44,6 +44,7 @@ class DeviceThread:
         self.running: tuple[Batch, float] | None = None  # and since when
         self.taken: str | None = None  # by a batch of this model, or by what is left of it between two attempts
         self.due = 0.0  # when that batch is predicted to end
+        self._predicted_s = 0.0
         self.batches = 0
         self._launch_s = 0.0  # a moving average
         self.lost = False
@@ -56,7 +57,12 @@ class DeviceThread:
 
     def take(self, batch: Batch, free_at: float) -> None:
         """Have a batch, which begins when the device is free."""
-        self.taken, self.due = batch.model, free_at + batch.predicted_s
+        self.taken, self._predicted_s = batch.model, batch.predicted_s
+        self.begins(free_at)
+
+    def begins(self, at: float) -> None:
+        """Take that its batch begins at this moment, and not when the one before it was predicted to end."""
+        self.due = at + self._predicted_s
 
     def launched(self, launch_s: float) -> None:
         """Learn how long a launch takes."""

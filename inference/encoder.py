@@ -9,7 +9,6 @@ apart from it runs whole, as Transformers would run it. Answers come back in the
 import inspect
 import itertools
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final
@@ -20,7 +19,7 @@ import torch
 from inference.checkpoint import Checkpoint
 from inference.device import Device, Passage, model_edge, staging, to_device
 from inference.errors import CannotServe, InferenceError
-from inference.graphs import Graphs, buckets
+from inference.graphs import SMALLEST, Graphs, buckets
 from inference.heads import Head, Pooled, Rows, TokenVectors, own_head
 from inference.layout import Bucket, Layout, Packed, bounds_of, fill, lay_out
 from inference.own_head import OwnHead
@@ -71,7 +70,7 @@ class Encoder:
         self.padded_because: str | None = "not tested yet"
         self._pads = True
         self.graphs: Graphs | None = None
-        self._launching = threading.Lock()  # two batches may be in flight, but are launched one after the other
+        self.graph_bytes = 0
         self._heads: Mapping[Output, Head] = {}
         self._heads = self._find_heads(vocabulary or Vocabulary())
 
@@ -94,7 +93,7 @@ class Encoder:
     def choose_packing(self) -> None:
         """Run the self-test: packed if packed answers equal single ones, else padded, if padded ones do."""
         own_attention = self._model.config._attn_implementation  # noqa: SLF001 - transformers has no public reader
-        if "position_ids" not in self._takes[self._base]:
+        if self._heads and "position_ids" not in self._takes[self._base]:
             # It counts them itself, over the packed row: beyond its table that is the end of a GPU's process.
             self.padded_because = "it takes no positions"
         elif self._heads:
@@ -123,17 +122,19 @@ class Encoder:
 
     def record_graphs(self, most_tokens: int, done: Callable[[int, int], None] = lambda number, total: None) -> int:
         """Record what a GPU can replay of packed batches up to so many tokens; returns how many graphs there are."""
-        if not self.packed or self._device.place.type == "cpu" or self._model.dtype == torch.float32:
+        on_cpu = self._device.place.type == "cpu"
+        if on_cpu or not self.packed or self._model.dtype == torch.float32 or most_tokens < SMALLEST:
             return 0
         wanted = buckets(most_tokens, self.max_length)
-        graphs = Graphs(self._hidden_of, self._device.place)
+        graphs, before = Graphs(self._device.place), torch.cuda.mem_get_info(self._device.place)[0]
         try:
             with model_edge(), torch.inference_mode():
-                graphs.record(wanted, lambda number: done(number, len(wanted)))
+                graphs.record(self._hidden_of, wanted, lambda number: done(number, len(wanted)))
         except InferenceError as err:
             _log.warning("model %s: no CUDA graphs, every batch runs eagerly: %s", self._checkpoint.name, err)
             return 0
         self.graphs = graphs
+        self.graph_bytes = before - torch.cuda.mem_get_info(self._device.place)[0]
         return len(wanted)
 
     def launch(self, batch: Batch) -> "_Launched":
@@ -141,7 +142,7 @@ class Encoder:
         requests = [entry.request for entry in batch.entries]
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].tokens))
         ordered = [requests[i] for i in order]
-        with model_edge(), torch.inference_mode(), self._launching:
+        with model_edge(), torch.inference_mode(), self._device.launching:
             passage = Passage(self._device.place)
             answers = {
                 output: Rows(passage.fetch(rows.values), rows.counts) for output, rows in self.run(ordered).items()
@@ -358,8 +359,8 @@ class _Launched:
     def wait(self) -> Sequence[Row | RowFailed]:
         with model_edge():
             self._passage.wait()
-        rows = _answers(self._answers, self._requests)
-        finite = {output: _finite(rows, len(self._order)) for output, rows in self._answers.items()}
+            rows = _answers(self._answers, self._requests)
+            finite = {output: _finite(rows, len(self._order)) for output, rows in self._answers.items()}
         outcomes: list[Row | RowFailed] = [RowFailed("the model's answer is not finite")] * len(self._order)
         for number, place in enumerate(self._order):
             if finite[self._requests[number].output][number]:

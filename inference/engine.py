@@ -97,7 +97,10 @@ class Engine:
     def free_bytes(self) -> int | None:
         """Return what more models may take of every device's memory, if that is known."""
         loader, budget = self._loading(), self.config.control.memory_bytes
-        return budget - sum(map(loader.held_bytes, self._loaded.values())) if budget else loader.free_bytes()
+        if budget:
+            return budget - sum(map(loader.held_bytes, self._loaded.values()))
+        free = loader.free_bytes()  # torch counts what graphs keep for themselves as free
+        return None if free is None else free - sum(loaded.encoder.graph_bytes for loaded in self._loaded.values())
 
     def held_bytes(self, key: str) -> int:
         """Return what a loaded model's weights take of a device's memory."""

@@ -6,7 +6,6 @@ one, in the order of the device's stream, and share their memory in between: so 
 """
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -14,9 +13,8 @@ import torch
 
 from inference.layout import Bucket, Layout, Packed
 
-_log = logging.getLogger(__name__)
-
 _SMALL: Final = (64, 128, 192, 256, 384, 512, 640, 768, 896, 1024)  # here a device takes as long for any
+SMALLEST: Final = _SMALL[0]  # tokens of a bucket
 _STEPS: Final = 8  # buckets an octave above: dummies take 6 % of a batch on average
 _FEWEST_ROWS: Final = 16
 _KINDS: Final = (
@@ -56,16 +54,19 @@ def _sizes() -> Iterator[int]:
 class Graphs:
     """The graphs of one model on one GPU. Not to be used by two threads at once."""
 
-    def __init__(self, forward: Forward, place: torch.device) -> None:
-        """Take what to record."""
-        self._forward = forward
+    def __init__(self, place: torch.device) -> None:
+        """Begin with none."""
         self._place = place
         self._graphs: dict[Bucket, torch.cuda.CUDAGraph] = {}
         self._read = torch.empty(0)
         self.written = torch.empty(0)  # the states of the last replay
 
-    def record(self, wanted: list[Bucket], done: Callable[[int], None] = lambda number: None) -> None:
-        """Record a graph a bucket, the largest first; raises what the forward raises, and if it cannot be recorded."""
+    def record(self, forward: Forward, wanted: list[Bucket], done: Callable[[int], None] = lambda number: None) -> None:
+        """
+        Record a graph a bucket, the largest first; raises what the forward raises, and if it cannot be recorded.
+
+        The forward is not kept: whoever holds these graphs would hold itself by it, and its memory for ever.
+        """
         stream = torch.cuda.Stream(self._place)  # type: ignore[no-untyped-call]
         self._read = torch.zeros(max(bucket.size for bucket in wanted), dtype=torch.int32, device=self._place)
         pool = torch.cuda.graph_pool_handle()
@@ -75,12 +76,12 @@ class Graphs:
             for number, bucket in enumerate(sorted(wanted, key=lambda bucket: -bucket.tokens)):
                 self._blank(bucket)
                 if number == 0:
-                    self.written = self._hidden(bucket)  # libraries get ready on their first use, unrecorded
+                    self.written = self._hidden(forward, bucket)  # libraries get ready on their first use, unrecorded
                     stream.synchronize()
                 graph = torch.cuda.CUDAGraph()
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")  # other threads' work is theirs
                 try:
-                    self.written[: bucket.tokens].copy_(self._hidden(bucket))
+                    self.written[: bucket.tokens].copy_(self._hidden(forward, bucket))
                 finally:
                     graph.capture_end()
                 recorded[bucket] = graph
@@ -99,9 +100,9 @@ class Graphs:
         self._graphs[bucket].replay()
         return self.written[: bucket.tokens], Packed.of(read, bucket)
 
-    def _hidden(self, bucket: Bucket) -> torch.Tensor:
+    def _hidden(self, forward: Forward, bucket: Bucket) -> torch.Tensor:
         packed = Packed.of(self._read, bucket)
-        return self._forward(packed, Layout((), bucket.longest, packed.bounds))
+        return forward(packed, Layout((), bucket.longest, packed.bounds))
 
     def _blank(self, bucket: Bucket) -> None:
         """Put sequences of zeros in the place of a batch."""

@@ -21,7 +21,7 @@ from inference.config import EngineConfig
 from inference.cost import CostModel
 from inference.device import Device, choose_dtype, open_devices
 from inference.encoder import Encoder, load_encoder
-from inference.errors import CannotServe, DeviceLost, RuntimeFailed
+from inference.errors import CannotServe, DeviceLost, OutOfMemory, RuntimeFailed
 from inference.footprint import free_bytes
 from inference.golden import check, read_golden
 from inference.judge import question
@@ -103,8 +103,8 @@ class Loader:
         return round(_BESIDE_WEIGHTS * weight_bytes(checkpoint, self._replicas * dtype.itemsize + compared))
 
     def held_bytes(self, loaded: LoadedModel) -> int:
-        """Return how much of a memory the weights of a model take."""
-        return self._replicas * loaded.encoder.weight_bytes
+        """Return how much of a memory the weights of a model take, and on a GPU its graphs."""
+        return self._replicas * (loaded.encoder.weight_bytes + loaded.encoder.graph_bytes)
 
     def free_bytes(self) -> int | None:
         """Return what may still be taken of every memory, if one tells."""
@@ -121,13 +121,9 @@ class Loader:
         tokenizer = checkpoint.tokenizer()
         vocabulary = read_vocabulary(tokenizer)
         dtype = choose_dtype(self._config.device, self.devices[0], checkpoint)
-        try:
-            encoders = self._load_encoders(checkpoint, dtype, vocabulary, alone)
-        except (CannotServe, RuntimeFailed) as err:
-            if dtype == torch.float32 or self._config.device.dtype != "auto":
-                raise
-            _log.warning("model %s: in float32, since in %s it cannot run: %s", checkpoint.name, _name(dtype), err)
-            dtype = torch.float32
+        encoders = self._in_half(checkpoint, dtype, vocabulary, alone) if self._may_change(dtype) else None
+        if encoders is None:
+            dtype = torch.float32 if self._may_change(dtype) else dtype
             encoders = self._load_encoders(checkpoint, dtype, vocabulary, alone)
         encoder = next(iter(encoders.values()))
         if vocabulary.highest >= encoder.vocab_size:
@@ -151,6 +147,21 @@ class Loader:
             version=version,
         )
         return LoadedModel(served, encoders, lane)
+
+    def _may_change(self, dtype: torch.dtype) -> bool:
+        return dtype != torch.float32 and self._config.device.dtype == "auto"
+
+    def _in_half(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, vocabulary: Vocabulary, alone: Alone
+    ) -> dict[str, Encoder] | None:
+        """Load in half precision; None: it cannot run so, or is too far off float32."""
+        try:
+            return self._load_encoders(checkpoint, dtype, vocabulary, alone)
+        except OutOfMemory:
+            raise
+        except (CannotServe, RuntimeFailed) as err:
+            _log.warning("model %s: in float32, since in %s it is not right: %s", checkpoint.name, _name(dtype), err)
+            return None
 
     def _load_encoders(
         self, checkpoint: Checkpoint, dtype: torch.dtype, vocabulary: Vocabulary, alone: Alone

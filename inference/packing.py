@@ -68,6 +68,8 @@ def packed_attention(
         return _by_kernel(
             (query, key, value), layout.bounds, layout.longest, (left, 0 if causal else left), scale
         ), None
+    if not layout.runs:
+        raise RuntimeFailed("no kernel attends with these heads in this dtype")  # and what is recorded knows no runs
     out = torch.empty_like(query.transpose(1, 2))
     for run in layout.runs:
         q, k, v = (_blocks(x, run) for x in (query, key, value))

@@ -33,7 +33,7 @@ def settle(settled: Sequence[Settlement]) -> None:
 
 
 def report_of(batch: Batch, started: float, device_s: float, error: InferenceError | None) -> Report:
-    """Say what became of a batch as a whole, which was launched at `started` and kept its device for so long."""
+    """Say what became of a batch as a whole, which its device began at `started` and was busy with for so long."""
     return Report(
         model=name_of(batch.model),
         sequences=len(batch.entries),

@@ -212,7 +212,8 @@ class Exchange:
 
 
 def request(timeout_ms: int) -> Request:
-    return Request({"type": "http", "headers": [(b"x-request-timeout-ms", b"%d" % timeout_ms)]})
+    headers = [(b"x-request-timeout-ms", b"%d" % timeout_ms)]
+    return Request({"type": "http", "headers": headers, "headrace": telemetry.Exchange("id")})
 
 
 async def test_what_runs_beside_the_device_runs_one_by_one_and_ends_at_its_deadline() -> None:
@@ -221,11 +222,11 @@ async def test_what_runs_beside_the_device_runs_one_by_one_and_ends_at_its_deadl
         door = Door(subject.client, subject.settings, subject.metrics)
 
         with pytest.raises(DeadlineExceeded):
-            await door.aside(request(5), lambda: may_end.wait(30))
+            await door.aside(request(5), 1, lambda: may_end.wait(30))
         with pytest.raises(DeadlineExceeded):
-            await door.aside(request(5), lambda: ran.append("too late"))
+            await door.aside(request(5), 1, lambda: ran.append("too late"))
         may_end.set()
-        made = await door.aside(request(10_000), lambda: "made")
+        made = await door.aside(request(10_000), 1, lambda: "made")
 
     assert made == "made"
     assert ran == []

@@ -67,16 +67,16 @@ class Airport:
 
 @asynccontextmanager
 async def serving(
-    device: Airport, batch_s: float, reports: list[Report] | None = None, token_s: float = 0.0
+    *airports: Airport, batch_s: float, reports: list[Report] | None = None, token_s: float = 0.0
 ) -> AsyncIterator[Batcher]:
-    """A batcher that expects so many seconds of a batch, and of each token, and lets a device have two."""
+    """A batcher that expects so many seconds of a batch, and of each token, and lets each device have two."""
     cost = CostModel()
     for tokens in (1, 8, 64, 1000) * 50:
         cost.observe(packed_shape([tokens]), batch_s + token_s * tokens)
     limits = Limits(max_batch_tokens=10_000, latency_target_s=1e3)
     batcher = Batcher(
-        Scheduler(limits, {"m": Lane(packed=True, cost=cost)}),
-        {"cuda:0": {"m": device}},
+        Scheduler(limits, {"m": Lane(packed=True, cost=cost)}, devices=len(airports)),
+        {f"cuda:{number}": {"m": airport} for number, airport in enumerate(airports)},
         limits,
         clock=time.monotonic,
         observer=lambda event: reports.append(event) if reports is not None and isinstance(event, Report) else None,
@@ -86,7 +86,8 @@ async def serving(
     try:
         yield batcher
     finally:
-        device.land_all()
+        for airport in airports:
+            airport.land_all()
         batcher.close()
         await asyncio.to_thread(batcher.join, 10.0)
 
@@ -152,6 +153,7 @@ async def test_a_batch_that_ends_long_before_it_was_expected_holds_nothing_up() 
     async with serving(device, batch_s=0.001, token_s=0.02) as batcher:
         long = ask(batcher, 1, tokens=1000)
         await device.launched(1)
+        await asyncio.sleep(0.1)  # the other thread has found out how long it would have to wait
         device.land_all()
         await long
         second = ask(batcher, 2)
@@ -226,3 +228,45 @@ async def test_both_threads_are_one_device_and_end_when_closed() -> None:
 
     assert (told.name, told.alive, told.stuck, told.batches) == ("cuda:0", True, False, 2)
     assert not threads()
+
+
+async def test_what_an_idle_device_could_start_does_not_queue_behind_a_busy_one() -> None:
+    devices = Airport(), Airport()
+    async with serving(*devices, batch_s=0.001) as batcher:
+        for round_ in range(1, 30):
+            calls = [ask(batcher, 1)]
+            await airborne(devices, 2 * round_ - 1)
+            calls.append(ask(batcher, 2))
+            await airborne(devices, 2 * round_)
+
+            assert [len(device.flights) for device in devices] == [round_, round_]
+            for device in devices:
+                device.land_all()
+            await asyncio.gather(*calls)
+            with batcher.held():
+                pass  # both are idle
+
+
+async def test_the_third_batch_is_chosen_by_when_the_first_really_ended() -> None:
+    device = Airport()
+    async with serving(device, batch_s=0.001, token_s=0.0005) as batcher:
+        calls = [ask(batcher, 1, tokens=8)]
+        await device.launched(1)
+        calls.append(ask(batcher, 2, tokens=1000))  # half a second
+        await device.launched(2)
+        await asyncio.sleep(0.4)  # the first takes a hundred times as long as predicted
+        device.flights[0].landing.set()
+        ended = time.monotonic()
+        calls.append(ask(batcher, 3))
+        await device.launched(3)
+        waited_s = time.monotonic() - ended
+        device.land_all()
+        await asyncio.gather(*calls)
+
+    assert waited_s > 0.3
+
+
+async def airborne(devices: Sequence[Airport], count: int) -> None:
+    async with asyncio.timeout(10):
+        while sum(len(device.flights) for device in devices) < count:
+            await asyncio.sleep(0.001)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel
 
 from inference.errors import RuntimeFailed
-from inference.layout import Run, lay_out
+from inference.layout import Layout, Run, lay_out
 from inference.packing import packed_as, packed_attention, self_test
 
 VALUES = torch.Generator().manual_seed(0)
@@ -57,6 +57,13 @@ def test_what_it_cannot_do_is_an_error_and_not_a_wrong_answer() -> None:
 
     with packed_as(lay_out([2])), pytest.raises(RuntimeFailed, match="softcap"):
         packed_attention(torch.nn.Identity(), x, x, x, None, softcap=30.0)
+
+
+def test_what_is_recorded_knows_no_runs_and_must_have_a_kernel() -> None:
+    x = torch.zeros(1, 1, 2, 4)
+
+    with packed_as(Layout((), 2)), pytest.raises(RuntimeFailed, match="no kernel"):
+        packed_attention(torch.nn.Identity(), x, x, x, None)
 
 
 def test_the_self_test_catches_a_model_that_mixes_neighbours() -> None:
