@@ -153,9 +153,9 @@ async def test_an_http_process_that_is_killed_loses_its_own_connections_and_is_r
 async def test_an_engine_that_dies_fails_its_calls_at_once_and_is_replaced(tmp_path: Path, word: str) -> None:
     async with family(tmp_path) as subject:
         await subject.until_ready()
-        deadly = await subject.status(word)
-        meanwhile = await subject.status()
         async with httpx2.AsyncClient(base_url=subject.url, timeout=DEADLINE_S) as http:
+            deadly = (await http.post("/v1/embeddings", json={"input": word})).status_code
+            meanwhile = (await http.post("/v1/embeddings", json={"input": "w1"})).status_code
             alive = await http.get("/livez")
         await subject.until_ready()
         after = await subject.status()
