@@ -6,6 +6,7 @@ notice that the caller has gone, and turn whatever is raised into the dialect's 
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -107,22 +108,22 @@ class Door:
     async def aside(self, request: Request, size: int, work: Callable[[], Made]) -> Made:
         """Do so much that never reaches a device in a thread, one call after another, as long as this one may take."""
         try:
-            async with (
-                asyncio.timeout(timeout_s(request, self._settings.deadlines)),
-                self.client.turns.piece(caller(request), 1, size),
-            ):
-                return await asyncio.get_running_loop().run_in_executor(self._aside, work)
+            async with asyncio.timeout(timeout_s(request, self._settings.deadlines)):
+                return await self.client.turns.work(caller(request), 1, size, work, self._aside)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before it was done") from None
 
     async def answer(self, request: Request, asked: Awaitable[Answer[Item]]) -> Answer[Item]:
         """Wait for the answer as long as the caller does, and note what it cost."""
+        exchange = exchange_of(request.scope)
         async with cancelled_when_gone(request):
             made = await asked
-        exchange = exchange_of(request.scope)
+            left_s = exchange.started + timeout_s(request, self._settings.deadlines) - time.monotonic()
+            try:
+                await self.client.turns.answer(caller(request), len(made.items), left_s)
+            except TimeoutError:
+                raise DeadlineExceeded("the deadline passed before the answer was written") from None
         exchange.items, exchange.tokens, exchange.timings = len(made.items), made.tokens, made.timings
-        async with self.client.turns.piece(caller(request), len(made.items)):
-            pass  # to write it, which follows
         self._metrics.tokenised(made.model, made.timings.tokenise_s)
         return made
 

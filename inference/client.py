@@ -317,12 +317,10 @@ class Client:
             return encode(inputs, truncation)
         try:
             async with asyncio.timeout(terms.timeout_s):
-                async with self.turns.piece(
-                    terms.caller, len(inputs.items), inputs.size
-                ):  # and then to check and submit them
-                    return await asyncio.to_thread(encode, inputs, truncation)
+                made = partial(encode, inputs, truncation)
+                return await self.turns.work(terms.caller, len(inputs.items), inputs.size, made)
         except TimeoutError:
-            raise DeadlineExceeded("the deadline passed while the text was tokenised") from None
+            raise DeadlineExceeded("the deadline passed before the text was tokenised") from None
 
 
 def _told_of(all_served: Mapping[str, Served], among: Container[str] | None) -> list[Served]:

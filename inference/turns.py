@@ -1,21 +1,27 @@
 """
 Turns of the host for what takes it long: calls of many inputs, and long texts.
 
-One piece of such work at a time; and while another caller has a light call here, none for twice as long afterwards.
-Bulk alone, and among bulk, goes at full speed.
+One piece of such work at a time, caller by caller; and while another caller has a light call here, none for twice
+as long afterwards. Bulk alone, and among bulk, goes at full speed. Answers have turns of their own: they are short,
+and what is computed already must not wait for what is not.
 """
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
+from typing import Final, TypeVar
 
 _MANY: Final = 64
 _LONG: Final = 16_384
 _REST: Final = 2.0  # times as long as a piece took
 _LONGEST_REST_S: Final = 1.0
+
+Made = TypeVar("Made")
 
 
 class Turns:
@@ -23,10 +29,9 @@ class Turns:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin with nobody here."""
-        self._clock = clock
         self._light: Counter[str] = Counter()  # light calls that are here, by caller
-        self._pieces = asyncio.Lock()
-        self._rested_at = 0.0  # when the loop was free for long enough after the last piece
+        rest = _Rest(clock)
+        self._work, self._answers = _Line(rest), _Line(rest)
 
     @contextmanager
     def here(self, caller: str, inputs: int, characters: int = 0) -> Iterator[None]:
@@ -42,24 +47,112 @@ class Turns:
             if not self._light[caller]:
                 del self._light[caller]
 
-    @asynccontextmanager
-    async def piece(self, caller: str, inputs: int, characters: int = 0) -> AsyncIterator[None]:
-        """Wait for the turn of a piece of work, if it is heavy: what is done inside, and then until the next wait."""
+    async def work(
+        self,
+        caller: str,
+        inputs: int,
+        characters: int,
+        made: Callable[[], Made],
+        executor: Executor | None = None,
+    ) -> Made:
+        """
+        Have a thread make something, in its turn if it is heavy.
+
+        What the caller does next, until it waits, is part of the piece. Who is cancelled leaves at once, and the next
+        turn comes when the thread has ended.
+        """
+        loop, in_context = asyncio.get_running_loop(), partial(copy_context().run, made)
         if not _is_heavy(inputs, characters):
-            yield
+            return await loop.run_in_executor(executor, in_context)
+        started = await self._work.begin(caller, rests=self._others_are_light(caller))
+        thread = loop.run_in_executor(executor, in_context)
+        waited_for = asyncio.shield(thread)  # its caller goes on before the turn ends
+        thread.add_done_callback(lambda ended: self._work.end(started))
+        return await waited_for
+
+    async def answer(self, caller: str, inputs: int, left_s: float) -> None:
+        """
+        Wait for the turn to write an answer of so many inputs, which is what the caller does next.
+
+        Raises TimeoutError after `left_s`.
+        """
+        if not _is_heavy(inputs):
             return
-        async with self._pieces:
-            await asyncio.sleep(self._rested_at - self._clock() if self._light.keys() - {caller} else 0.0)
-            started = self._clock()
-            try:
-                yield
-            finally:
-                asyncio.get_running_loop().call_soon(self._ended, started)
+        async with asyncio.timeout(left_s):
+            started = await self._answers.begin(caller, rests=self._others_are_light(caller))
+        self._answers.end(started)
+
+    def _others_are_light(self, caller: str) -> Callable[[], bool]:
+        return lambda: bool(self._light.keys() - {caller})
+
+
+class _Rest:
+    """Until when the host is to be free of heavy pieces."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._until = 0.0
+
+    async def wait(self, rests: Callable[[], bool]) -> None:
+        """Wait for the end of the rest, while there is somebody to rest for."""
+        while rests() and (left_s := self._until - self.clock()) > 0.0:  # noqa: ASYNC110 - time alone ends a rest
+            await asyncio.sleep(left_s)
+
+    def after(self, took_s: float) -> None:
+        """Take that a piece has ended that took so long."""
+        self._until = max(self._until, self.clock() + min(_REST * took_s, _LONGEST_REST_S))
+
+
+class _Line:
+    """A lock whose waiters come caller by caller, with rests."""
+
+    def __init__(self, rest: _Rest) -> None:
+        self._rest = rest
+        self._is_taken = False
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the first caller is next
+
+    async def begin(self, caller: str, *, rests: Callable[[], bool]) -> float:
+        """Wait for a turn; returns when it began."""
+        if self._is_taken:
+            await self._wait(caller)
+        self._is_taken = True
+        try:
+            await self._rest.wait(rests)
+        except asyncio.CancelledError:
+            self._pass_on()
+            raise
+        return self._rest.clock()
+
+    def end(self, started: float) -> None:
+        """End a turn once the loop has gone on."""
+        asyncio.get_running_loop().call_soon(self._ended, started)
 
     def _ended(self, started: float) -> None:
-        """Learn how long the piece took: this runs when the loop has gone on."""
-        now = self._clock()
-        self._rested_at = now + min(_REST * (now - started), _LONGEST_REST_S)
+        self._rest.after(self._rest.clock() - started)
+        self._pass_on()
+
+    async def _wait(self, caller: str) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._pass_on()  # it was handed over just before
+            raise
+
+    def _pass_on(self) -> None:
+        """Hand the turn to the next caller's first; who has gone has none."""
+        while self._waiting:
+            caller = next(iter(self._waiting))
+            own = self._waiting.pop(caller)
+            turn = own.popleft()
+            if own:
+                self._waiting[caller] = own  # behind the others
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._is_taken = False
 
 
 def _is_heavy(inputs: int, characters: int = 0) -> bool:

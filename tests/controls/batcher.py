@@ -17,17 +17,10 @@ TURNS = "tests/inference/test_turns.py::"
 
 GUARDS = (
     Guard(
-        "the loop goes round between two pieces of bulk work",
+        "bulk rests while others have light calls here",
         "inference/turns.py",
-        "await asyncio.sleep(self._rested_at - self._clock() if self._light.keys() - {caller} else 0.0)",
-        "pass",
-        f"{TURNS}test_the_loop_goes_round_between_two_pieces",
-    ),
-    Guard(
-        "bulk rests while others have few inputs here",
-        "inference/turns.py",
-        "self._rested_at - self._clock() if self._light.keys() - {caller} else 0.0",
-        "0.0",
+        "while rests() and",
+        "while False and",
         f"{TURNS}test_while_another_caller_has_a_light_call_here_the_loop_is_free_twice_as_long_as_a_piece_took",
     ),
     Guard(
@@ -36,6 +29,27 @@ GUARDS = (
         "if _is_heavy(inputs, characters):\n            yield",
         "if False:\n            yield",
         f"{TURNS}test_bulk_is_not_held_up_by_itself_or_by_other_bulk[present2]",
+    ),
+    Guard(
+        "bulk callers take turns",
+        "inference/turns.py",
+        "self._waiting.setdefault(caller, deque())",
+        'self._waiting.setdefault("", deque())',
+        f"{TURNS}test_callers_take_turns_however_much_one_of_them_asks",
+    ),
+    Guard(
+        "a turn lasts until its thread has ended",
+        "inference/turns.py",
+        "waited_for = asyncio.shield(thread)",
+        "waited_for = thread",
+        f"{TURNS}test_a_turn_lasts_until_its_thread_has_ended_whoever_has_gone",
+    ),
+    Guard(
+        "an answer waits no longer than its call may take",
+        "inference/turns.py",
+        "async with asyncio.timeout(left_s):",
+        "async with asyncio.timeout(None):",
+        f"{TURNS}test_an_answer_waits_no_longer_than_its_call_may_take",
     ),
     Guard(
         "a GPU's next batch is not chosen before the last moment",

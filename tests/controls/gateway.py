@@ -139,8 +139,8 @@ GUARDS = (
     Guard(
         "what runs beside the device has a deadline",
         CALL,
-        "asyncio.timeout(timeout_s(request, self._settings.deadlines)),",
-        "asyncio.timeout(None),",
+        "async with asyncio.timeout(timeout_s(request, self._settings.deadlines)):",
+        "async with asyncio.timeout(None):",
         "tests/gateway/test_call.py::test_what_runs_beside_the_device_runs_one_by_one_and_ends_at_its_deadline",
     ),
     Guard(

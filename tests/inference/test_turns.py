@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import time
 from contextlib import ExitStack
 from itertools import pairwise
@@ -16,8 +17,7 @@ PIECE_S = 0.02
 async def bulk(turns: Turns, caller: str, began: list[float]) -> None:
     """One piece of work that keeps the loop."""
     with turns.here(caller, BULK):
-        async with turns.piece(caller, BULK):
-            pass
+        await turns.answer(caller, BULK, 60.0)
         began.append(time.monotonic())
         time.sleep(PIECE_S)
 
@@ -77,47 +77,108 @@ async def test_who_has_gone_holds_nobody_up() -> None:
     assert sorted(waited)[1] < 0.5 * PIECE_S
 
 
-@pytest.mark.parametrize(("inputs", "characters", "waits"), [(64, 16_384, False), (65, 0, True), (1, 16_385, True)])
-async def test_only_what_is_heavy_waits_for_its_turn(inputs: int, characters: int, waits: bool) -> None:
-    turns, entered, over = Turns(), asyncio.Event(), asyncio.Event()
+class Work:
+    """What a thread does until the test lets it end."""
 
-    async def hold() -> None:
-        async with turns.piece("bulk", BULK):
-            entered.set()
-            await over.wait()
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+        self._name = name
+        self._log = log
 
-    async def ask() -> None:
-        async with turns.piece("other", inputs, characters):
-            pass
+    def __call__(self) -> str:
+        self._log.append(self._name)
+        self.began.set()
+        assert self.may_end.wait(30), "nobody let it end"
+        return self._name
 
-    holder = asyncio.ensure_future(hold())
-    await entered.wait()
-    asked = asyncio.ensure_future(ask())
-    for _ in range(3):
+
+async def rounds(count: int = 5) -> None:
+    for _ in range(count):
         await asyncio.sleep(0)
 
-    assert asked.done() is not waits
-    over.set()
-    await asyncio.gather(holder, asked)
+
+@pytest.mark.parametrize(("inputs", "characters", "waits"), [(64, 16_384, False), (65, 0, True), (1, 16_385, True)])
+async def test_only_what_is_heavy_waits_for_its_turn(inputs: int, characters: int, waits: bool) -> None:
+    turns, log = Turns(), list[str]()
+    first, second = Work("first", log), Work("second", log)
+    holder = asyncio.ensure_future(turns.work("bulk", BULK, 0, first))
+    await asyncio.to_thread(first.began.wait, 10)
+    asked = asyncio.ensure_future(turns.work("other", inputs, characters, second))
+    began_at_once = await asyncio.to_thread(second.began.wait, 0.1 if waits else 10)
+
+    assert began_at_once is not waits
+    first.may_end.set()
+    second.may_end.set()
+    assert await asyncio.gather(holder, asked) == ["first", "second"]
 
 
-async def test_who_is_cancelled_while_it_waits_leaves_the_turn_to_the_next() -> None:
-    turns, entered, over = Turns(), asyncio.Event(), asyncio.Event()
+async def test_callers_take_turns_however_much_one_of_them_asks() -> None:
+    turns, log = Turns(), list[str]()
+    first = Work("crowd", log)
+    waiting = [asyncio.ensure_future(turns.work("crowd", BULK, 0, first))]
+    await asyncio.to_thread(first.began.wait, 10)
+    for name in ("crowd", "crowd", "crowd", "other", "other"):
+        work = Work(name, log)
+        work.may_end.set()
+        waiting.append(asyncio.ensure_future(turns.work(name, BULK, 0, work)))
+        await rounds()
+    first.may_end.set()
+    await asyncio.gather(*waiting)
 
-    async def hold() -> None:
-        async with turns.piece("bulk", BULK):
-            entered.set()
-            await over.wait()
+    assert log == ["crowd", "crowd", "other", "crowd", "other", "crowd"]
 
-    holder = asyncio.ensure_future(hold())
-    await entered.wait()
-    gone = asyncio.ensure_future(bulk(turns, "gone", []))
-    began: list[float] = []
-    last = asyncio.ensure_future(bulk(turns, "last", began))
-    await asyncio.sleep(0)
-    gone.cancel()
-    over.set()
-    await asyncio.gather(holder, last)
 
-    assert gone.cancelled()
-    assert len(began) == 1
+async def test_a_turn_lasts_until_its_thread_has_ended_whoever_has_gone() -> None:
+    turns, log = Turns(), list[str]()
+    gone, left, last = Work("gone", log), Work("left", log), Work("last", log)
+    calls = [asyncio.ensure_future(turns.work("a", BULK, 0, gone))]
+    await asyncio.to_thread(gone.began.wait, 10)
+    calls += [asyncio.ensure_future(turns.work("b", BULK, 0, work)) for work in (left, last)]
+    await rounds()
+
+    for call in calls[:2]:
+        call.cancel()
+    await rounds()
+    before = list(log)
+    gone.may_end.set()
+    last.may_end.set()
+    told = await calls[2]
+
+    assert all(call.cancelled() for call in calls[:2])
+    assert (before, told, log) == (["gone"], "last", ["gone", "last"])
+
+
+async def test_an_answer_does_not_wait_for_what_is_not_computed_yet() -> None:
+    turns, log = Turns(), list[str]()
+    work = Work("long", log)
+    call = asyncio.ensure_future(turns.work("a", BULK, 0, work))
+    await asyncio.to_thread(work.began.wait, 10)
+
+    await turns.answer("b", BULK, 10.0)
+
+    work.may_end.set()
+    assert await call == "long"
+
+
+async def test_an_answer_waits_no_longer_than_its_call_may_take() -> None:
+    turns = Turns()
+
+    with turns.here("light", 1):
+        await turns.answer("a", BULK, 10.0)
+        time.sleep(0.3)  # and then a rest of twice as long
+        with pytest.raises(TimeoutError):
+            await turns.answer("a", BULK, 0.05)
+
+    await turns.answer("a", BULK, 10.0)  # the turn is free
+
+
+async def test_what_is_made_next_is_part_of_the_turn() -> None:
+    turns, log = Turns(), list[str]()
+
+    async def ask(name: str) -> None:
+        await turns.work(name, BULK, 0, lambda: log.append(name))
+        log.append(f"{name} submits")
+
+    await asyncio.gather(*map(ask, "abc"))
+
+    assert log == ["a", "a submits", "b", "b submits", "c", "c submits"]
