@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.gpu)
             if not torch.cuda.is_available():
-                # No machine of CI has a GPU, nor most that people develop on: there HEADRACE_REQUIRE asks nothing of these.
+                # Neither CI nor most who develop have a GPU: HEADRACE_REQUIRE asks nothing of these.
                 item.add_marker(pytest.mark.skip("needs CUDA"))
 
 
