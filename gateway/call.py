@@ -7,14 +7,14 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,8 +23,9 @@ from gateway.caller import Caller
 from gateway.config import DeadlineConfig, Settings
 from gateway.errors import ClientGone, Fault, HttpFault, describe
 from gateway.tally import check_values
-from gateway.telemetry import Metrics, exchange_of, header, server_timing
-from inference import Ability, Answer, CallTimings, Client, DeadlineExceeded, Item, Terms, Truncation
+from gateway.telemetry import Metrics, exchange_of, header
+from gateway.writing import Numbers, is_much, json_of, pieces_of
+from inference import Ability, Answer, Client, DeadlineExceeded, Item, Terms, Truncation
 
 if TYPE_CHECKING:
     from inference import ServedModel  # its home imports torch
@@ -118,14 +119,26 @@ class Door:
         exchange = exchange_of(request.scope)
         async with cancelled_when_gone(request):
             made = await asked
-            left_s = exchange.started + timeout_s(request, self._settings.deadlines) - time.monotonic()
-            try:
-                await self.client.turns.answer(caller(request), len(made.items), left_s)
-            except TimeoutError:
-                raise DeadlineExceeded("the deadline passed before the answer was written") from None
+            with _in_time():
+                await self.client.turns.answer(caller(request), len(made.items), self._left_s(request))
         exchange.items, exchange.tokens, exchange.timings = len(made.items), made.tokens, made.timings
         self._metrics.tokenised(made.model, made.timings.tokenise_s)
         return made
+
+    async def write(
+        self, request: Request, content: Any, made: Answer[Any], headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> Response:
+        """Write an answer of numbers as JSON, with the time it took and a dialect's own headers."""
+        if not is_much(made.items):
+            return Numbers(json_of(content), made.timings, headers)
+        async with cancelled_when_gone(request):
+            with _in_time():
+                joined = self.client.turns.join(caller(request), pieces_of(content), self._left_s(request))
+                return Numbers(await joined, made.timings, headers)
+
+    def _left_s(self, request: Request) -> float:
+        """How much longer the caller will wait."""
+        return exchange_of(request.scope).started + timeout_s(request, self._settings.deadlines) - time.monotonic()
 
 
 def parse(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
@@ -146,24 +159,12 @@ def misfit(err: msgspec.ValidationError) -> HttpFault:
     return HttpFault(400, "invalid_request", message, where[1] if where else named and named[1])
 
 
-def json_answer(content: Any, timings: CallTimings, headers: Sequence[tuple[bytes, bytes]] = ()) -> Response:
-    """Return an answer of numbers as JSON, with the time it took, and a dialect's own headers."""
-    return _Numbers(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), timings, headers)
-
-
-class _Numbers(Response):
-    """An answer whose few headers are written at once: Starlette's own way to them costs 10 us."""
-
-    def __init__(self, body: bytes, timings: CallTimings, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        self.status_code = 200
-        self.background = None
-        self.body = body
-        self.raw_headers = [
-            (b"server-timing", server_timing(timings).encode()),
-            (b"content-length", b"%d" % len(body)),
-            (b"content-type", b"application/json"),
-            *headers,
-        ]
+@contextmanager
+def _in_time() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed before the answer was written") from None
 
 
 def answering(route: str, endpoint: Endpoint, render: Callable[[Fault], Response]) -> ASGIApp:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.call import Door, answering, json_answer
+from gateway.call import Door, answering
 from gateway.cut import check_cut
 from gateway.errors import Fault, HttpFault
 from gateway.renamed import renamed
@@ -147,7 +147,7 @@ class Cohere:
             "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": made.tokens}},
             "response_type": "embeddings_by_type",
         }
-        return json_answer(content, made.timings)
+        return await self._door.write(request, content, made)
 
 
 def _inputs(body: EmbedBody) -> Inputs:

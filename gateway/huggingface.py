@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.call import Door, answering, json_answer, parse
+from gateway.call import Door, answering, parse
 from gateway.errors import Fault, HttpFault
 from gateway.huggingface_forms import (
     OPERATIONS,
@@ -142,7 +142,7 @@ class HuggingFace:
         scale = body.normalize is True and not model.normalised
         rows = [encoded(unit(row) if scale else row, body.encoding_format or "float") for row in made.items]
         flat = inputs.single and "name" in request.path_params  # at the root, as TEI: a list whatever was sent
-        return json_answer(rows[0] if flat else rows, made.timings)
+        return await self._door.write(request, rows[0] if flat else rows, made)
 
     async def _similarity(self, request: Request, content: bytes, model: "ServedModel") -> Response:
         body = parse(_SIMILARITY, content)
@@ -150,7 +150,7 @@ class HuggingFace:
         ask = Similarity(body.inputs.source_sentence, sentences, self._terms(request, "similarity", model))
         with renamed(_INPUTS):
             made = await self._door.answer(request, self._door.client.similarity(ask))
-        return json_answer(made.items, made.timings)
+        return await self._door.write(request, made.items, made)
 
     async def _classification(self, request: Request, content: bytes, model: "ServedModel") -> Response:
         body = parse(_CLASSIFICATION, content)
@@ -158,7 +158,7 @@ class HuggingFace:
         ask = Classify(inputs, self._terms(request, "classify", model))
         parameters = body.parameters or TextClassificationParameters()
         made = await self._door.answer(request, self._door.client.classify(ask))
-        return json_answer([_labels(item, parameters) for item in made.items], made.timings)
+        return await self._door.write(request, [_labels(item, parameters) for item in made.items], made)
 
     async def _tokens(self, request: Request, content: bytes, model: "ServedModel") -> Response:
         body = parse(_TOKENS, content)
@@ -171,7 +171,7 @@ class HuggingFace:
         ask = Tag(inputs, self._terms(request, "token-classify", model), strategy, ignored)
         made = await self._door.answer(request, self._door.client.tag(ask))
         rows = [[_entity(span) for span in spans] for spans in made.items]
-        return json_answer(rows[0] if inputs.single else rows, made.timings)
+        return await self._door.write(request, rows[0] if inputs.single else rows, made)
 
     async def _zero_shot(self, request: Request, content: bytes, model: "ServedModel") -> Response:
         body = parse(_ZERO_SHOT, content)
@@ -188,7 +188,7 @@ class HuggingFace:
         with renamed(_PARAMETERS):
             made = await self._door.answer(request, self._door.client.zero_shot(ask))
         rows = [[{"label": labels[index], "score": row[index]} for index in ranked(row)] for row in made.items]
-        return json_answer(rows[0] if inputs.single else rows, made.timings)
+        return await self._door.write(request, rows[0] if inputs.single else rows, made)
 
     async def _mask(self, request: Request, content: bytes, model: "ServedModel") -> Response:
         body = parse(_MASK, content)
@@ -199,7 +199,7 @@ class HuggingFace:
         with renamed(_PARAMETERS):
             made = await self._door.answer(request, self._door.client.fill_mask(ask))
         rows = [_fills(masks) for masks in made.items]
-        return json_answer(rows[0] if inputs.single else rows, made.timings)
+        return await self._door.write(request, rows[0] if inputs.single else rows, made)
 
     def _terms(self, request: Request, ability: Ability, model: "ServedModel") -> Terms:
         return self._door.terms(request, ability, model.name, "end")

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.call import Door, answering, json_answer
+from gateway.call import Door, answering
 from gateway.errors import Fault, HttpFault
 from gateway.labels import scored_labels
 from gateway.telemetry import exchange_of
@@ -203,11 +203,12 @@ class Infinity:
         inputs = Inputs([body.input], "input", single=True) if isinstance(body.input, str) else Inputs(body.input)
         ask = Embed(inputs, self._door.terms(request, "embed", body.model, "end"), body.dimensions or None)
         made = await self._door.answer(request, self._door.client.embed(ask))
+        scaled = self._door.client.models[made.model].normalised
         data = [
-            {"object": "embedding", "index": index, "embedding": encoded(unit(row), body.encoding_format)}
-            for index, row in enumerate(made.items)
+            {"object": "embedding", "index": index, "embedding": encoded(row, body.encoding_format)}
+            for index, row in enumerate(made.items if scaled else map(unit, made.items))
         ]
-        return _answer(request, {"object": "list", "data": data}, made)
+        return await self._door.write(request, _answer(request, {"object": "list", "data": data}, made), made)
 
     async def rerank(self, request: Request) -> Response:
         """POST /rerank."""
@@ -226,7 +227,7 @@ class Infinity:
             }
             for index in ranked(scores, body.top_n)
         ]
-        return _answer(request, {"object": "rerank", "results": results}, made)
+        return await self._door.write(request, _answer(request, {"object": "rerank", "results": results}, made), made)
 
     async def classify(self, request: Request) -> Response:
         """POST /classify."""
@@ -234,7 +235,7 @@ class Infinity:
         ask = Classify(Inputs(body.input), self._door.terms(request, "classify", body.model, "end"))
         made = await self._door.answer(request, self._door.client.classify(ask))
         data = [scored_labels(item, raw=body.raw_scores) for item in made.items]
-        return _answer(request, {"object": "classify", "data": data}, made)
+        return await self._door.write(request, _answer(request, {"object": "classify", "data": data}, made), made)
 
     async def models(self, request: Request) -> Response:
         """GET /models."""
@@ -262,12 +263,11 @@ def _capabilities(model: "ServedModel") -> list[str]:
     return [ability for ability in model.abilities if ability in ("embed", "rerank", "classify")]
 
 
-def _answer(request: Request, content: dict[str, Any], made: Answer[Any]) -> Response:
-    whole = {
+def _answer(request: Request, content: dict[str, Any], made: Answer[Any]) -> dict[str, Any]:
+    return {
         **content,
         "model": made.model,
         "usage": usage(made.tokens),
         "id": f"infinity-{exchange_of(request.scope).request_id}",
         "created": int(time.time()),
     }
-    return json_answer(whole, made.timings)

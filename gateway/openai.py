@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.call import Door, answering, json_answer
+from gateway.call import Door, answering
 from gateway.errors import Fault
 from gateway.inputs import Told, read_inputs
 from gateway.usage import Usage, usage
@@ -116,7 +116,7 @@ class OpenAI:
         kind: InputType | None = "document" if body.input_type == "passage" else body.input_type
         ask = Embed(read_inputs(body.input, "input"), terms, body.dimensions, body.prompt_name, kind)
         made = await self._door.answer(request, self._door.client.embed(ask))
-        return json_answer(_answer(made, body.encoding_format), made.timings)
+        return await self._door.write(request, _answer(made, body.encoding_format), made)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""

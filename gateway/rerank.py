@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.call import Door, answering, json_answer
+from gateway.call import Door, answering
 from gateway.cut import check_cut
 from gateway.errors import Fault, HttpFault
 from gateway.telemetry import exchange_of
@@ -157,7 +157,7 @@ class Reranking:
             "results": results,
             "meta": {"api_version": {"version": version}, "billed_units": {"search_units": 1}},
         }
-        return json_answer(content, made.timings)
+        return await self._door.write(request, content, made)
 
 
 def _results(made: Answer[Relevance], texts: list[str] | None, most: int | None) -> list[dict[str, Any]]:

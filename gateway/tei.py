@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.call import Door, answering, json_answer
+from gateway.call import Door, answering
 from gateway.errors import Fault, HttpFault
 from gateway.inputs import read_inputs
 from gateway.labels import scored_labels
@@ -143,7 +143,7 @@ class TEI:
         ask = Embed(inputs, terms, body.dimensions, body.prompt_name, output="raw vector" if raw else "vector")
         made = await self._door.answer(request, self._door.client.embed(ask))
         scaled = raw or self._door.client.models[made.model].normalised
-        return self._answer(made.items if scaled else [unit(row) for row in made.items], inputs, made)
+        return await self._answer(request, made.items if scaled else [unit(row) for row in made.items], inputs, made)
 
     async def embed_all(self, request: Request) -> Response:
         """POST /embed_all."""
@@ -151,7 +151,7 @@ class TEI:
         inputs = read_inputs(_some(body.inputs, "inputs"), "inputs")
         ask = Embed(inputs, self._terms(request, "embed", body), None, body.prompt_name, output="token vectors")
         made = await self._door.answer(request, self._door.client.embed(ask))
-        return self._answer(made.items, inputs, made)
+        return await self._answer(request, made.items, inputs, made)
 
     async def embed_sparse(self, request: Request) -> Response:
         """POST /embed_sparse."""
@@ -165,7 +165,7 @@ class TEI:
             [{"index": index, "value": value} for index, value in zip(row.indices, row.weights, strict=True)]
             for row in made.items
         ]
-        return self._answer(rows, inputs, made)
+        return await self._answer(request, rows, inputs, made)
 
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
@@ -174,7 +174,7 @@ class TEI:
         terms = self._terms(request, "classify", body)
         made = await self._door.answer(request, self._door.client.classify(Classify(inputs, terms)))
         rows = [scored_labels(item, raw=body.raw_scores) for item in made.items]
-        return self._answer(rows[0] if inputs.single else rows, inputs, made)
+        return await self._answer(request, rows[0] if inputs.single else rows, inputs, made)
 
     async def rerank(self, request: Request) -> Response:
         """POST /rerank, where the body has `texts`."""
@@ -187,7 +187,7 @@ class TEI:
         made = await self._door.answer(request, self._door.client.rerank(Rerank(pairs, terms)))
         scores = [item.logit if body.raw_scores else item.score for item in made.items]
         ranks = [Rank(index=i, score=scores[i], text=texts[i] if body.return_text else None) for i in ranked(scores)]
-        return self._answer(msgspec.to_builtins(ranks), pairs, made)
+        return await self._answer(request, msgspec.to_builtins(ranks), pairs, made)
 
     async def similarity(self, request: Request) -> Response:
         """POST /similarity."""
@@ -198,7 +198,7 @@ class TEI:
         ask = Similarity(body.inputs.source_sentence, sentences, terms, parameters.prompt_name)
         with renamed(_NESTED):
             made = await self._door.answer(request, self._door.client.similarity(ask))
-        return self._answer(made.items, Inputs([ask.source, *sentences.items]), made)
+        return await self._answer(request, made.items, Inputs([ask.source, *sentences.items]), made)
 
     async def embeddings(self, request: Request) -> Response:
         """POST /embeddings."""
@@ -211,7 +211,7 @@ class TEI:
             for index, row in enumerate(made.items)
         ]
         content = {"object": "list", "data": data, "model": made.model, "usage": usage(made.tokens)}
-        return self._answer(content, inputs, made)
+        return await self._answer(request, content, inputs, made)
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize."""
@@ -272,8 +272,8 @@ class TEI:
             raise HttpFault(422, "invalid_request", message, field)
         return items
 
-    def _answer(self, content: Any, inputs: Inputs, made: Answer[Any]) -> Response:
-        return json_answer(content, made.timings, self._headers(inputs, made))
+    async def _answer(self, request: Request, content: Any, inputs: Inputs, made: Answer[Any]) -> Response:
+        return await self._door.write(request, content, made, self._headers(inputs, made))
 
     def _headers(self, inputs: Inputs, made: Answer[Any]) -> list[tuple[bytes, bytes]]:
         """Say what the answer cost, in whole milliseconds, which add up."""

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.call import Door, answering, json_answer
+from gateway.call import Door, answering
 from gateway.errors import Fault, HttpFault
 from gateway.inputs import Told, read_inputs
 from gateway.telemetry import exchange_of
@@ -216,7 +216,7 @@ class VLLM:
             {"index": i, "label": item.labels[ranked(row, 1)[0]], "probs": row, "num_classes": len(item.labels)}
             for i, (item, row) in enumerate(zip(made.items, rows, strict=True))
         ]
-        return _list_of(request, "classify", data, made)
+        return await self._door.write(request, _list_of(request, "classify", data, made), made)
 
     async def score(self, request: Request) -> Response:
         """POST /score: by a reranker, or by the cosine of embeddings."""
@@ -230,14 +230,14 @@ class VLLM:
             made = await self._door.answer(request, self._door.client.rerank(Rerank(pairs, terms)))
             raw = body.use_activation is False
             scores = [item.logit if raw else item.score for item in made.items]
-            return _list_of(request, "score", _scored(scores), made)
+            return await self._door.write(request, _list_of(request, "score", _scored(scores), made), made)
         names = {str(text): side.name(place) for side in (right, left) for place, text in enumerate(side.items)}
         texts = list(names)
         ask = Embed(Inputs(texts, names=list(names.values())), self._terms(request, "embed", body))
         vectors = await self._door.answer(request, self._door.client.embed(ask))
         rows = dict(zip(texts, map(unit, vectors.items), strict=True))
         scores = [float(rows[one] @ rows[other]) for one, other in zip(first, second, strict=True)]
-        return _list_of(request, "score", _scored(scores), vectors)
+        return await self._door.write(request, _list_of(request, "score", _scored(scores), vectors), vectors)
 
     async def pooling(self, request: Request) -> Response:
         """POST /pooling."""
@@ -254,7 +254,7 @@ class VLLM:
             {"index": index, "object": "pooling", "data": encoded(row, body.encoding_format)}
             for index, row in enumerate(made.items)
         ]
-        return _list_of(request, "pool", data, made)
+        return await self._door.write(request, _list_of(request, "pool", data, made), made)
 
     async def _pool(self, request: Request, body: PoolingBody, task: PoolingTask) -> Answer[Any]:
         inputs, client = read_inputs(body.input, "input"), self._door.client
@@ -337,8 +337,8 @@ def _scored(scores: Sequence[float]) -> list[dict[str, Any]]:
     return [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
 
 
-def _list_of(request: Request, what: str, data: Sequence[dict[str, Any]], made: Answer[Any]) -> Response:
-    content = {
+def _list_of(request: Request, what: str, data: Sequence[dict[str, Any]], made: Answer[Any]) -> dict[str, Any]:
+    return {
         "id": f"{what}-{exchange_of(request.scope).request_id}",
         "object": "list",
         "created": int(time.time()),
@@ -346,4 +346,3 @@ def _list_of(request: Request, what: str, data: Sequence[dict[str, Any]], made: 
         "data": data,
         "usage": {**usage(made.tokens), "completion_tokens": 0},
     }
-    return json_answer(content, made.timings)

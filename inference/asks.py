@@ -1,8 +1,8 @@
 """What may be asked of a client, and what it answers: in no dialect, no tensor."""
 
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
+from typing import Final, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from inference.tokenizer import Text, Truncation
 
 Item = TypeVar("Item")
 InputType = Literal["query", "document"]
+
+_PART_ITEMS: Final = 32
+_PART_CHARACTERS: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,11 @@ class Inputs:
     lead: str = ""  # what the caller calls the first item, if it stands outside the list
     first: str = ""  # what the caller calls the first texts of pairs, if they stand in a field of their own
     names: Sequence[str] = ()  # of the items, where a place in one list does not say which is meant
+    start: int = 0  # of a part: the first item's index in the whole
 
     def name(self, index: int) -> str:
         """Return what the caller calls the item at this index."""
+        index += self.start
         if self.names:
             return self.names[index]
         if self.lead and index == 0:
@@ -58,6 +63,16 @@ class Inputs:
     def size(self) -> int:
         """Characters of the texts, or token ids."""
         return sum(map(size_of, self.items))
+
+    def parts(self) -> "Iterator[Inputs]":
+        """Cut a long list where a part has enough items or characters; a long text is a part of its own."""
+        start = characters = 0
+        for end, item in enumerate(self.items):
+            characters += size_of(item)
+            if end > start and (end - start == _PART_ITEMS or characters > _PART_CHARACTERS):
+                yield replace(self, items=self.items[start:end], start=start)
+                start, characters = end, size_of(item)
+        yield replace(self, items=self.items[start:], start=start) if start else self
 
 
 def size_of(item: Sized) -> int:

@@ -59,6 +59,7 @@ _MOST_PROPOSALS: Final = 10_000  # of all masks of a call: each is a sequence of
 _LONGEST_TEMPLATE: Final = 1000  # characters
 
 Encode = Callable[[Inputs, Truncation], list[Piece]]
+Check = Callable[[list[Piece], Inputs], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -240,8 +241,8 @@ class Client:
         if len(ask.targets) > _MOST_FILLS:
             raise InvalidRequest(f"has more than {_MOST_FILLS} words", "targets")
         targets = [served.target(target, index) for index, target in enumerate(ask.targets)]
-        few = partial(served.masked, most=_MOST_PROPOSALS // ask.top_k)
-        ran = await self._run(served, self._texts(ask.inputs), ask.terms, "mask logits", few)
+        few = partial(served.check_masks, most=_MOST_PROPOSALS // ask.top_k)
+        ran = await self._run(served, self._texts(ask.inputs), ask.terms, "mask logits", served.encode, check=few)
         return _answer(
             served,
             ran,
@@ -285,7 +286,14 @@ class Client:
         return inputs
 
     async def _run(
-        self, served: Served, inputs: Inputs, terms: Terms, output: Output, encode: Encode[Piece]
+        self,
+        served: Served,
+        inputs: Inputs,
+        terms: Terms,
+        output: Output,
+        encode: Encode[Piece],
+        *,
+        check: Check[Piece] | None = None,
     ) -> _Run[Piece]:
         """Tokenise, submit and wait: all inputs of a call, or none."""
         started = self._clock()
@@ -297,6 +305,8 @@ class Client:
             self._first_gate(served, inputs, terms, deadline)
             pieces = await self._tokenise(inputs, terms, encode)
             tokens = check_tokens(pieces, inputs, served.model, self._limits.max_waiting_tokens)
+            if check is not None:
+                check(pieces, inputs)
             check_answer(served, output, pieces, inputs, self._limits.max_answer_bytes)
             requests = [Request(served.model.key, piece.ids, piece.types, output) for piece in pieces]
             tokenise_s = self._clock() - started
@@ -317,8 +327,11 @@ class Client:
             return encode(inputs, truncation)
         try:
             async with asyncio.timeout(terms.timeout_s):
-                made = partial(encode, inputs, truncation)
-                return await self.turns.work(terms.caller, len(inputs.items), inputs.size, made)
+                pieces: list[Piece] = []
+                for part in inputs.parts():
+                    made = partial(encode, part, truncation)
+                    pieces += await self.turns.work(terms.caller, len(inputs.items), inputs.size, made)
+                return pieces
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the text was tokenised") from None
 

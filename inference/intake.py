@@ -82,9 +82,8 @@ class Served:
         """Return tokens of every text that know where they came from."""
         return self.tokenizer.mark([item for item in inputs.items if isinstance(item, str)], truncation)
 
-    def masked(self, inputs: Inputs, truncation: Truncation, most: int) -> list[Tokenised]:
-        """Return tokens of every text, each with a mask among them and so many in all; raises InvalidRequest."""
-        pieces = self.encode(inputs, truncation)
+    def check_masks(self, pieces: Sequence[Tokenised], inputs: Inputs, most: int) -> None:
+        """Refuse texts without a mask, or with too many, and more than so many in all; raises InvalidRequest."""
         if sum(int((piece.ids == self.tokenizer.mask_id).sum()) for piece in pieces) > most:
             raise InvalidRequest(f"holds more than {most} masks in all, at so many proposals each", inputs.field)
         for index, piece in enumerate(pieces):
@@ -92,7 +91,6 @@ class Served:
             if not 1 <= masks <= _MOST_MASKS:
                 wanted = f"must hold from 1 to {_MOST_MASKS} times {self.model.tokenizer.mask}, not {masks} times"
                 raise InvalidRequest(wanted, inputs.name(index))
-        return pieces
 
     def target(self, word: str, index: int) -> int:
         """Return the token that a proposed word begins with; raises InvalidRequest."""

@@ -5,7 +5,7 @@ Frozen tokenizers, one a way to cut: the library keeps padding and truncation as
 in the wild have both baked in.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -26,7 +26,6 @@ Truncation = Literal["none", "end", "start"]
 """What happens to a text that is too long: it is refused, or loses its end or its start."""
 
 _HEAD: Final = 32  # characters a token: few texts have longer tokens
-_PART: Final = 500_000  # characters that are tokenised at a time
 _MARGIN: Final = 16  # tokens: where a head ends may change the last of its own
 
 
@@ -87,11 +86,8 @@ class TextTokenizer:
     def encode(self, texts: Sequence[Text], truncation: Truncation = "none") -> list[Tokenised]:
         """Return each text's tokens, special tokens included."""
         tokenizer = self._cutting[truncation]
-        return [
-            self._tokenised(encoding)
-            for part in _parts([self._needed(text, truncation) for text in texts])
-            for encoding in tokenizer.encode_batch_fast(part)
-        ]
+        needed = [self._needed(text, truncation) for text in texts]
+        return [self._tokenised(encoding) for encoding in tokenizer.encode_batch_fast(needed)]
 
     def mark(self, texts: Sequence[str], truncation: Truncation = "none") -> list[Marked]:
         """Return each text's tokens with the characters they stand for."""
@@ -175,18 +171,6 @@ def read_vocabulary(file: TokenizerFile) -> Vocabulary:
     ids = Tokenizer.from_str(file.json).get_vocab(with_added_tokens=True)
     mask = ids.get(file.mask) if file.mask else None
     return Vocabulary(max(ids.values(), default=0), mask, ids.get("yes"), ids.get("no"))
-
-
-def _parts(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
-    """Cut a long list where its characters fill a part: what the library makes of a text is 200 bytes a character."""
-    start = filled = 0
-    for end, text in enumerate(texts):
-        filled += len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
-        if filled > _PART:
-            yield texts[start : end + 1]
-            start, filled = end + 1, 0
-    if start < len(texts):
-        yield texts[start:]
 
 
 def _head(text: str, size: int) -> str:

@@ -1,16 +1,19 @@
 """
 Turns of the host for what takes it long: calls of many inputs, and long texts.
 
-One piece of such work at a time, caller by caller; and while another caller has a light call here, none for twice
-as long afterwards. Bulk alone, and among bulk, goes at full speed. Answers have turns of their own: they are short,
-and what is computed already must not wait for what is not.
+One piece of such work at a time, caller by caller, in a thread that leaves the core to others; and while another
+caller has a light call here, none for three times as long afterwards. Bulk alone, and among bulk, goes at full speed.
+Answers have turns of their own: they are short, and what is computed already must not wait for what is not.
 """
 
 import asyncio
+import os
+import sys
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
@@ -18,8 +21,9 @@ from typing import Final, TypeVar
 
 _MANY: Final = 64
 _LONG: Final = 16_384
-_REST: Final = 2.0  # times as long as a piece took
+_REST: Final = 3.0  # times as long as a piece took
 _LONGEST_REST_S: Final = 1.0
+_NICE: Final = 10  # a tenth of the core, against one thread that wants all of it
 
 Made = TypeVar("Made")
 
@@ -32,6 +36,7 @@ class Turns:
         self._light: Counter[str] = Counter()  # light calls that are here, by caller
         rest = _Rest(clock)
         self._work, self._answers = _Line(rest), _Line(rest)
+        self._behind = ThreadPoolExecutor(1, "heavy", initializer=_step_back)
 
     @contextmanager
     def here(self, caller: str, inputs: int, characters: int = 0) -> Iterator[None]:
@@ -56,16 +61,17 @@ class Turns:
         executor: Executor | None = None,
     ) -> Made:
         """
-        Have a thread make something, in its turn if it is heavy.
+        Have a thread make something: one of the executor's, or in its turn the one for what is heavy.
 
-        What the caller does next, until it waits, is part of the piece. Who is cancelled leaves at once, and the next
-        turn comes when the thread has ended.
+        Inputs and characters are those of the whole call, of which this may be a part. What the caller does next, until
+        it waits, is part of the piece. Who is cancelled leaves at once, and the next turn comes when the thread has
+        ended.
         """
         loop, in_context = asyncio.get_running_loop(), partial(copy_context().run, made)
         if not _is_heavy(inputs, characters):
             return await loop.run_in_executor(executor, in_context)
         started = await self._work.begin(caller, rests=self._others_are_light(caller))
-        thread = loop.run_in_executor(executor, in_context)
+        thread = loop.run_in_executor(self._behind, in_context)
         waited_for = asyncio.shield(thread)  # its caller goes on before the turn ends
         thread.add_done_callback(lambda ended: self._work.end(started))
         return await waited_for
@@ -81,6 +87,23 @@ class Turns:
         async with asyncio.timeout(left_s):
             started = await self._answers.begin(caller, rests=self._others_are_light(caller))
         self._answers.end(started)
+
+    async def join(self, caller: str, pieces: Iterable[bytes], left_s: float) -> bytes:
+        """
+        Join the pieces of a long answer, each of which keeps the loop while it is made, in its turn.
+
+        Raises TimeoutError after `left_s`.
+        """
+        made, rests = list[bytes](), self._others_are_light(caller)
+        async with asyncio.timeout(left_s):
+            started = await self._answers.begin(caller, rests=rests)
+            try:
+                for piece in pieces:
+                    made.append(piece)
+                    started = await self._answers.pause(started, rests=rests)
+            finally:
+                self._answers.end(started)
+        return b"".join(made)
 
     def _others_are_light(self, caller: str) -> Callable[[], bool]:
         return lambda: bool(self._light.keys() - {caller})
@@ -123,6 +146,13 @@ class _Line:
             raise
         return self._rest.clock()
 
+    async def pause(self, started: float, *, rests: Callable[[], bool]) -> float:
+        """Rest between two pieces of one turn; returns when the next one begins."""
+        self._rest.after(self._rest.clock() - started)
+        await asyncio.sleep(0)  # the loop goes round, whether there is somebody to rest for or not
+        await self._rest.wait(rests)
+        return self._rest.clock()
+
     def end(self, started: float) -> None:
         """End a turn once the loop has gone on."""
         asyncio.get_running_loop().call_soon(self._ended, started)
@@ -153,6 +183,12 @@ class _Line:
                 turn.set_result(None)
                 return
         self._is_taken = False
+
+
+def _step_back() -> None:
+    """Let this thread leave the core to whoever else wants it; elsewhere a thread has no priority of its own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _is_heavy(inputs: int, characters: int = 0) -> bool:

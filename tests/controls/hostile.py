@@ -58,9 +58,16 @@ GUARDS = (
     Guard(
         "large answers are written one at a time",
         CALL,
-        "await self.client.turns.answer(caller(request), len(made.items), left_s)",
+        "await self.client.turns.answer(caller(request), len(made.items), self._left_s(request))",
         "pass",
         f"{CALLS}test_between_two_answers_of_many_items_the_loop_goes_round",
+    ),
+    Guard(
+        "a long answer is written bit by bit",
+        CALL,
+        "if not is_much(made.items):",
+        "if True:",
+        f"{CALLS}test_while_a_long_answer_is_written_the_loop_goes_round",
     ),
     Guard(
         "bodies that arrive leave no holes in the heap",

@@ -5,6 +5,8 @@ import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import numpy as np
+import orjson
 import pytest
 from starlette.requests import Request
 
@@ -213,7 +215,8 @@ class Exchange:
 
 def request(timeout_ms: int) -> Request:
     headers = [(b"x-request-timeout-ms", b"%d" % timeout_ms)]
-    return Request({"type": "http", "headers": headers, "headrace": telemetry.Exchange("id")})
+    scope = {"type": "http", "headers": headers, "headrace": telemetry.Exchange("id")}
+    return Request(scope, asyncio.Event().wait)  # type: ignore[arg-type]
 
 
 async def test_what_runs_beside_the_device_runs_one_by_one_and_ends_at_its_deadline() -> None:
@@ -247,14 +250,37 @@ async def test_between_two_answers_of_many_items_the_loop_goes_round() -> None:
                 asyncio.get_running_loop().call_soon(goes_round)
 
         async def ask() -> None:
-            scope = {"type": "http", "headers": [], "headrace": telemetry.Exchange("id")}
-            await door.answer(Request(scope, asyncio.Event().wait), computed())  # type: ignore[arg-type]
+            await door.answer(request(10_000), computed())
             told.append(rounds)
 
         goes_round()
         await asyncio.gather(*(ask() for _ in range(10)))
 
     assert len(set(told)) == 10
+
+
+MANY = Answer("tiny", [np.zeros(100, np.float32)] * 1000, 1000, CallTimings(0.0, 0.0, 0.0))
+CONTENT = {"data": MANY.items, "model": "tiny"}
+
+
+async def test_while_a_long_answer_is_written_the_loop_goes_round() -> None:
+    async with ready() as subject:
+        door, rounds = Door(subject.client, subject.settings, subject.metrics), 0
+        writing = asyncio.ensure_future(door.write(request(10_000), CONTENT, MANY))
+        while not writing.done():
+            await asyncio.sleep(0)
+            rounds += 1
+
+    assert rounds > 5
+    assert orjson.loads((await writing).body) == {"data": [[0.0] * 100] * 1000, "model": "tiny"}
+
+
+async def test_a_long_answer_is_written_within_its_deadline() -> None:
+    async with ready() as subject:
+        door = Door(subject.client, subject.settings, subject.metrics)
+
+        with subject.client.turns.here("light", 1), pytest.raises(DeadlineExceeded):
+            await door.write(request(1), CONTENT, MANY)
 
 
 @pytest.mark.parametrize(

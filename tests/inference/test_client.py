@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference import Client, Embed, Inputs, Limits, Rerank, ServedModel, Terms
+from inference import Answer, Client, Embed, Inputs, Limits, Rerank, ServedModel, Terms
 from inference.batcher import BatcherStatistics
 from inference.checkpoint import read_checkpoint
 from inference.demand import Demand
 from inference.device_thread import DeviceStatistics
 from inference.errors import DeviceLost, InvalidRequest, Overloaded, Unavailable, UnknownModel
-from inference.request import Call, Result, Shape, Timings
+from inference.request import Call, Result, Row, Shape, Timings
 from inference.reuse import ReuseStatistics
 from inference.scheduler import Refused, SchedulerStatistics, Work
 from inference.task import abilities
@@ -316,3 +316,30 @@ async def test_many_calls_at_once_do_not_mix(engine: FakeEngine) -> None:
     made = await asyncio.gather(*(client.embed(ask("w1 " * (1 + i % 15))) for i in range(100)))
 
     assert [answer.tokens for answer in made] == [3 + i % 15 for i in range(100)]
+
+
+async def test_a_long_list_is_tokenised_in_parts_between_which_others_have_theirs(engine: FakeEngine) -> None:
+    client, ended = await started(engine), list[str]()
+
+    async def embed(name: str, caller: str, count: int) -> Answer[Row]:
+        texts = Inputs([f"w{1 + i % 9} w1" for i in range(count)])
+        made = await client.embed(Embed(texts, Terms(5.0, caller=caller)))
+        ended.append(name)
+        return made
+
+    long, short = await asyncio.gather(embed("long", "a", 1000), embed("short", "b", 65))
+
+    assert ended == ["short", "long"]
+    assert len(long.items) == 1000
+    assert [row[1] for row in long.items[:65]] == [row[1] for row in short.items]
+
+
+async def test_what_is_wrong_in_a_part_is_named_by_its_place_in_the_whole(engine: FakeEngine) -> None:
+    client = await started(engine)
+    lists = [[1, 2]] * 900 + [[1, 120]]
+
+    with pytest.raises(InvalidRequest) as caught:
+        await client.embed(Embed(Inputs([[1] * 3, *lists]), Terms(5.0)))
+
+    assert caught.value.field == "input[901]"
+    assert engine.calls == []

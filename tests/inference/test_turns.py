@@ -1,6 +1,9 @@
 import asyncio
+import os
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -46,13 +49,13 @@ async def test_the_loop_goes_round_between_two_pieces() -> None:
         assert any(before < moment < after for moment in passed)
 
 
-async def test_while_another_caller_has_a_light_call_here_the_loop_is_free_twice_as_long_as_a_piece_took() -> None:
+async def test_while_another_caller_has_a_light_call_here_the_loop_is_free_thrice_as_long_as_a_piece_took() -> None:
     turns = Turns()
 
     with turns.here("light", 1):
         waited = await pauses(turns, ["bulk"] * 4)
 
-    assert min(waited) > 1.5 * PIECE_S
+    assert min(waited) > 2.5 * PIECE_S
 
 
 @pytest.mark.parametrize("present", [[], [("bulk", 1)], [("another bulk", BULK)]])
@@ -165,11 +168,61 @@ async def test_an_answer_waits_no_longer_than_its_call_may_take() -> None:
 
     with turns.here("light", 1):
         await turns.answer("a", BULK, 10.0)
-        time.sleep(0.3)  # and then a rest of twice as long
+        time.sleep(0.2)  # and then a rest of three times as long
         with pytest.raises(TimeoutError):
             await turns.answer("a", BULK, 0.05)
 
     await turns.answer("a", BULK, 10.0)  # the turn is free
+
+
+def kept_loop(began: list[float]) -> Iterator[bytes]:
+    """Pieces that keep the loop while they are made."""
+    for piece in (b"a", b"b", b"c"):
+        began.append(time.monotonic())
+        time.sleep(PIECE_S)
+        yield piece
+
+
+async def test_between_the_pieces_of_an_answer_the_loop_goes_round() -> None:
+    turns, passed, began = Turns(), list[float](), list[float]()
+    other = asyncio.ensure_future(light(passed))
+    joined = await turns.join("bulk", kept_loop(began), 10.0)
+    other.cancel()
+
+    assert joined == b"abc"
+    for before, after in pairwise(began):
+        assert any(before + PIECE_S < moment < after for moment in passed)
+
+
+@pytest.mark.parametrize(("caller", "rests"), [("light", True), ("bulk", False)])
+async def test_the_pieces_of_an_answer_rest_for_light_calls_of_others(caller: str, rests: bool) -> None:
+    turns, began = Turns(), list[float]()
+
+    with turns.here(caller, 1):
+        await turns.join("bulk", kept_loop(began), 10.0)
+
+    waited = [after - before - PIECE_S for before, after in pairwise(began)]
+    assert min(waited) > 2.5 * PIECE_S if rests else min(waited) < 0.5 * PIECE_S
+
+
+async def test_an_answer_is_joined_in_its_turn_and_in_its_time() -> None:
+    turns, began = Turns(), list[float]()
+
+    with turns.here("light", 1), pytest.raises(TimeoutError):
+        await turns.join("bulk", kept_loop(began), 1.5 * PIECE_S)
+    first, second = await asyncio.gather(*(turns.join("bulk", kept_loop(began), 10.0) for _ in range(2)))
+
+    assert len(began) == 1 + 3 + 3
+    assert (first, second) == (b"abc", b"abc")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there has a thread a priority of its own")
+@pytest.mark.parametrize(("inputs", "behind"), [(1, False), (BULK, True)])
+async def test_what_is_heavy_leaves_the_core_to_others(inputs: int, behind: bool) -> None:
+    def nice() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert (await Turns().work("a", inputs, 0, nice) > nice()) is behind
 
 
 async def test_what_is_made_next_is_part_of_the_turn() -> None:
