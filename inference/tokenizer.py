@@ -80,6 +80,7 @@ class TextTokenizer:
         self._cutting = {"none": self._exact, "end": _bare(file.json), "start": _bare(file.json)}
         self._cutting["end"].enable_truncation(max_length)
         self._cutting["start"].enable_truncation(max_length, direction="left")
+        self._exact.encode_batch_fast(["", ""])  # starts the library's threads, with the priority of this one
         self._prefixed = bool(getattr(self._exact.model, "continuing_subword_prefix", None))
         self.mask_id: int | None = self._exact.token_to_id(file.mask) if file.mask else None
 

@@ -80,6 +80,14 @@ GUARDS = (
         f"{TURNS}test_what_is_heavy_leaves_the_core_to_others[500-True]",
     ),
     Guard(
+        "the tokenizer's threads do not leave the core to others",
+        "inference/tokenizer.py",
+        'self._exact.encode_batch_fast(["", ""])',
+        "pass",
+        "tests/inference/test_tokenizer.py::"
+        "test_the_threads_of_the_library_do_not_have_the_priority_of_who_needs_them_first",
+    ),
+    Guard(
         "a long list is tokenised in parts",
         "inference/client.py",
         "for part in inputs.parts():",

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -78,6 +79,23 @@ def test_the_command_line_without_a_command_says_what_there_is(
     printed = capsys.readouterr()
     assert told == code
     assert said in (printed.err if code else printed.out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there can it be asked which cores there are")
+@pytest.mark.parametrize(
+    ("cores", "before", "after"), [({0}, None, "false"), ({0}, "true", "true"), ({0, 1}, None, None)], ids=str
+)
+def test_on_one_core_lists_are_not_tokenised_in_parallel(
+    cores: set[int], before: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {} if before is None else {"TOKENIZERS_PARALLELISM": before}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores)
+    monkeypatch.setattr(sys, "argv", ["headrace", "--version"])
+
+    main()
+
+    assert environment.get("TOKENIZERS_PARALLELISM") == after
 
 
 def test_models_are_told_without_serving_them(tiny_paths: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

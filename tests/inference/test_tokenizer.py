@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -7,6 +10,7 @@ from transformers import AutoTokenizer
 
 from inference.checkpoint import Checkpoint
 from inference.tokenizer import TextTokenizer, Truncation
+from tests.controls.guard import ROOT
 
 WAYS: tuple[Truncation, ...] = ("none", "end", "start")
 TEXTS = ["hello world", "Ünïcödé and 中文 and emoji 🙂", "a", " ", "word " * 400, "\x00null", "[SEP] in text"]
@@ -105,3 +109,36 @@ def test_marked_tokens_know_their_characters(tokenizer: TextTokenizer) -> None:
     pieces = [text[start:end] for start, end in marked.offsets[1:-1]]
     assert pieces == ["Zoë", "lives", "in", "東", "京", "🙂"]
     assert list(marked.special) == [1, 0, 0, 0, 0, 0, 0, 1]
+
+
+NICES = """
+import os, sys, threading
+from pathlib import Path
+from inference.checkpoint import read_checkpoint
+from inference.tokenizer import TextTokenizer
+
+def nices():
+    return [os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir("/proc/self/task")]
+
+def behind():
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+    tokenizer.encode(["w"] * 64)
+    told.extend(nices())
+
+told = []
+tokenizer = TextTokenizer(read_checkpoint("m", Path(sys.argv[1])).tokenizer(), 256)
+thread = threading.Thread(target=behind)
+thread.start()
+thread.join()
+print(sum(nice >= 10 for nice in told))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there has a thread a priority of its own")
+def test_the_threads_of_the_library_do_not_have_the_priority_of_who_needs_them_first(minilm_path: Path) -> None:
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "true"}
+    command = [sys.executable, "-c", NICES, str(minilm_path)]
+
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+
+    assert ran.stdout.split() == ["1"]
