@@ -24,7 +24,7 @@ from gateway.config import DeadlineConfig, Settings
 from gateway.errors import ClientGone, Fault, HttpFault, describe
 from gateway.tally import check_values
 from gateway.telemetry import Metrics, exchange_of, header
-from gateway.writing import Numbers, is_much, json_of, pieces_of
+from gateway.writing import Numbers, is_much, json_of, written
 from inference import Ability, Answer, Client, DeadlineExceeded, Item, Terms, Truncation
 
 if TYPE_CHECKING:
@@ -131,10 +131,11 @@ class Door:
         """Write an answer of numbers as JSON, with the time it took and a dialect's own headers."""
         if not is_much(made.items):
             return Numbers(json_of(content), made.timings, headers)
+        body: list[bytes] = []
         async with cancelled_when_gone(request):
             with _in_time():
-                joined = self.client.turns.join(caller(request), pieces_of(content), self._left_s(request))
-                return Numbers(await joined, made.timings, headers)
+                await self.client.turns.write(caller(request), written(content, body), self._left_s(request))
+        return Numbers(b"".join(body), made.timings, headers)
 
     def _left_s(self, request: Request) -> float:
         """How much longer the caller will wait."""

@@ -201,9 +201,9 @@ class Infinity:
         """POST /embeddings: always scaled to length 1."""
         body = await self._door.body(request, _EMBEDDINGS)
         inputs = Inputs([body.input], "input", single=True) if isinstance(body.input, str) else Inputs(body.input)
-        ask = Embed(inputs, self._door.terms(request, "embed", body.model, "end"), body.dimensions or None)
-        made = await self._door.answer(request, self._door.client.embed(ask))
-        scaled = self._door.client.models[made.model].normalised
+        terms = self._door.terms(request, "embed", body.model, "end")
+        scaled = self._door.client.model_for(terms.model, "embed").normalised
+        made = await self._door.answer(request, self._door.client.embed(Embed(inputs, terms, body.dimensions or None)))
         data = [
             {"object": "embedding", "index": index, "embedding": encoded(row, body.encoding_format)}
             for index, row in enumerate(made.items if scaled else map(unit, made.items))

@@ -64,6 +64,8 @@ PREFIXES = ("/embed",)
 
 _NESTED: Final = below("inputs", "source_sentence") | below("parameters", "prompt_name")
 _LEFT: Final = ("left", "Left")
+_CPU: Final = (b"x-compute-type", b"cpu+optimized")
+_GPU: Final = (b"x-compute-type", b"gpu+optimized")
 _MOST_SHOWN: Final = 65_536  # characters, or token ids: each becomes an object of its own
 _KINDS: Final = {
     "empty": (400, "Empty"),
@@ -141,8 +143,8 @@ class TEI:
         terms = self._terms(request, "embed", body)
         raw = not body.normalize
         ask = Embed(inputs, terms, body.dimensions, body.prompt_name, output="raw vector" if raw else "vector")
+        scaled = raw or self._door.client.model_for(terms.model, "embed").normalised
         made = await self._door.answer(request, self._door.client.embed(ask))
-        scaled = raw or self._door.client.models[made.model].normalised
         return await self._answer(request, made.items if scaled else [unit(row) for row in made.items], inputs, made)
 
     async def embed_all(self, request: Request) -> Response:
@@ -277,12 +279,13 @@ class TEI:
 
     def _headers(self, inputs: Inputs, made: Answer[Any]) -> list[tuple[bytes, bytes]]:
         """Say what the answer cost, in whole milliseconds, which add up."""
-        on_cpu = self._door.client.models[made.model].device.startswith("cpu")
+        model = self._door.client.models.get(made.model)
+        kind = [] if model is None else [_GPU if model.device.startswith("cuda") else _CPU]  # None: it has gone since
         times = made.timings
         spent = [round(1000 * part) for part in (times.tokenise_s, times.queue_s, times.device_s)]
         total, tokenising, queue, device = (b"%d" % part for part in (sum(spent), *spent))
         return [
-            (b"x-compute-type", b"cpu+optimized" if on_cpu else b"gpu+optimized"),
+            *kind,
             (b"x-compute-time", total),
             (b"x-compute-characters", b"%d" % inputs.size),
             (b"x-compute-tokens", b"%d" % made.tokens),

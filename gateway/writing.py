@@ -12,7 +12,7 @@ from inference import CallTimings
 
 _MANY_ITEMS: Final = 64
 _MANY_NUMBERS: Final = 65_536
-_PIECE: Final = 65_536  # bytes
+_STEP: Final = 65_536  # bytes
 
 
 def is_much(items: Sequence[Any]) -> bool:
@@ -25,15 +25,15 @@ def json_of(content: Any) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def pieces_of(content: Any) -> Iterator[bytes]:
-    """Yield a value's JSON in pieces of some 64 kB: its own lists item by item, everything else whole."""
-    piece = bytearray()
+def written(content: Any, body: list[bytes]) -> Iterator[None]:
+    """Write a value's JSON, its own lists item by item, everything else whole; yield after 64 kB if more follows."""
+    size = 0
     for part in _parts(content):
-        piece += part
-        if len(piece) >= _PIECE:
-            yield bytes(piece)
-            piece.clear()
-    yield bytes(piece)
+        if size >= _STEP:
+            size = 0
+            yield
+        body.append(part)
+        size += len(part)
 
 
 def _parts(content: Any) -> Iterator[bytes]:

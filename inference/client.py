@@ -45,7 +45,7 @@ from inference.scheduler import Work
 from inference.spans import Span, read_spans
 from inference.task import Ability, entailment
 from inference.tokenizer import Token, Truncation
-from inference.turns import Turns
+from inference.turns import Turns, is_heavy
 
 if TYPE_CHECKING:
     from inference.batcher import BatcherStatistics
@@ -135,6 +135,7 @@ class Client:
         if self.healthy:
             await self._engine.drained()
         await asyncio.to_thread(self._engine.close)
+        await asyncio.to_thread(self.turns.close)
 
     def statistics(self) -> "BatcherStatistics | None":
         """Take a snapshot of the engine; None while starting."""
@@ -323,14 +324,15 @@ class Client:
 
     async def _tokenise(self, inputs: Inputs, terms: Terms, encode: Encode[Piece]) -> list[Piece]:
         truncation = "end" if terms.truncation == "none" and self._auto_truncate else terms.truncation
-        if len(inputs.items) <= _ON_THE_LOOP_TEXTS and inputs.size < _ON_THE_LOOP_CHARACTERS:
+        count, size = len(inputs.items), inputs.size
+        if count <= _ON_THE_LOOP_TEXTS and size < _ON_THE_LOOP_CHARACTERS:
             return encode(inputs, truncation)
         try:
             async with asyncio.timeout(terms.timeout_s):
                 pieces: list[Piece] = []
-                for part in inputs.parts():
+                for part in inputs.parts() if is_heavy(count, size) else [inputs]:
                     made = partial(encode, part, truncation)
-                    pieces += await self.turns.work(terms.caller, len(inputs.items), inputs.size, made)
+                    pieces += await self.turns.work(terms.caller, count, size, made, goes_on=bool(pieces))
                 return pieces
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the text was tokenised") from None

@@ -2,8 +2,8 @@
 Turns of the host for what takes it long: calls of many inputs, and long texts.
 
 One piece of such work at a time, caller by caller, in a thread that leaves the core to others; and while another
-caller has a light call here, none for three times as long afterwards. Bulk alone, and among bulk, goes at full speed.
-Answers have turns of their own: they are short, and what is computed already must not wait for what is not.
+caller has a light call here, none for four times as long afterwards. Bulk alone, and among bulk, goes at full speed.
+Answers have turns of their own: what is computed already must not wait for what is not.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Final, TypeVar
 
 _MANY: Final = 64
 _LONG: Final = 16_384
-_REST: Final = 3.0  # times as long as a piece took
+_REST: Final = 4.0  # times as long as a piece took
 _LONGEST_REST_S: Final = 1.0
 _NICE: Final = 10  # a tenth of the core, against one thread that wants all of it
 
@@ -41,7 +41,7 @@ class Turns:
     @contextmanager
     def here(self, caller: str, inputs: int, characters: int = 0) -> Iterator[None]:
         """Count a call while it is here."""
-        if _is_heavy(inputs, characters):
+        if is_heavy(inputs, characters):
             yield
             return
         self._light[caller] += 1
@@ -59,19 +59,25 @@ class Turns:
         characters: int,
         made: Callable[[], Made],
         executor: Executor | None = None,
+        *,
+        goes_on: bool = False,
     ) -> Made:
         """
         Have a thread make something: one of the executor's, or in its turn the one for what is heavy.
 
-        Inputs and characters are those of the whole call, of which this may be a part. What the caller does next, until
-        it waits, is part of the piece. Who is cancelled leaves at once, and the next turn comes when the thread has
-        ended.
+        Inputs and characters are those of the whole call, of which this may be a part; a later one `goes_on`, ahead of
+        what else its caller wants. What the caller does next, until it waits, is part of the piece. Who is cancelled
+        leaves at once, and the next turn comes when the thread has ended.
         """
         loop, in_context = asyncio.get_running_loop(), partial(copy_context().run, made)
-        if not _is_heavy(inputs, characters):
+        if not is_heavy(inputs, characters):
             return await loop.run_in_executor(executor, in_context)
-        started = await self._work.begin(caller, rests=self._others_are_light(caller))
-        thread = loop.run_in_executor(self._behind, in_context)
+        started = await self._work.begin(caller, rests=self._others_are_light(caller), goes_on=goes_on)
+        try:
+            thread = loop.run_in_executor(self._behind, in_context)
+        except RuntimeError:  # it was closed
+            self._work.end(started)
+            raise
         waited_for = asyncio.shield(thread)  # its caller goes on before the turn ends
         thread.add_done_callback(lambda ended: self._work.end(started))
         return await waited_for
@@ -82,28 +88,34 @@ class Turns:
 
         Raises TimeoutError after `left_s`.
         """
-        if not _is_heavy(inputs):
+        if not is_heavy(inputs):
             return
         async with asyncio.timeout(left_s):
             started = await self._answers.begin(caller, rests=self._others_are_light(caller))
         self._answers.end(started)
 
-    async def join(self, caller: str, pieces: Iterable[bytes], left_s: float) -> bytes:
+    async def write(self, caller: str, steps: Iterable[None], left_s: float) -> None:
         """
-        Join the pieces of a long answer, each of which keeps the loop while it is made, in its turn.
+        Write a long answer in steps that keep the loop, in its turn, with rests between.
 
         Raises TimeoutError after `left_s`.
         """
-        made, rests = list[bytes](), self._others_are_light(caller)
+        line, rests = self._answers, self._others_are_light(caller)
         async with asyncio.timeout(left_s):
-            started = await self._answers.begin(caller, rests=rests)
+            started = await line.begin(caller, rests=rests)
             try:
-                for piece in pieces:
-                    made.append(piece)
-                    started = await self._answers.pause(started, rests=rests)
+                for _ in steps:
+                    line.rest.after(line.rest.clock() - started)
+                    started = line.rest.clock()
+                    await asyncio.sleep(0)  # the loop goes round, whether there is somebody to rest for or not
+                    await line.rest.wait(rests)
+                    started = line.rest.clock()
             finally:
-                self._answers.end(started)
-        return b"".join(made)
+                line.end(started)
+
+    def close(self) -> None:
+        """Wait for the piece under way (blocking), and take no other."""
+        self._behind.shutdown(cancel_futures=True)
 
     def _others_are_light(self, caller: str) -> Callable[[], bool]:
         return lambda: bool(self._light.keys() - {caller})
@@ -130,40 +142,37 @@ class _Line:
     """A lock whose waiters come caller by caller, with rests."""
 
     def __init__(self, rest: _Rest) -> None:
-        self._rest = rest
+        self.rest = rest
         self._is_taken = False
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the first caller is next
 
-    async def begin(self, caller: str, *, rests: Callable[[], bool]) -> float:
-        """Wait for a turn; returns when it began."""
+    async def begin(self, caller: str, *, rests: Callable[[], bool], goes_on: bool = False) -> float:
+        """Wait for a turn, ahead of the caller's other ones if it goes on; returns when it began."""
         if self._is_taken:
-            await self._wait(caller)
+            await self._wait(caller, goes_on=goes_on)
         self._is_taken = True
         try:
-            await self._rest.wait(rests)
+            await self.rest.wait(rests)
         except asyncio.CancelledError:
             self._pass_on()
             raise
-        return self._rest.clock()
-
-    async def pause(self, started: float, *, rests: Callable[[], bool]) -> float:
-        """Rest between two pieces of one turn; returns when the next one begins."""
-        self._rest.after(self._rest.clock() - started)
-        await asyncio.sleep(0)  # the loop goes round, whether there is somebody to rest for or not
-        await self._rest.wait(rests)
-        return self._rest.clock()
+        return self.rest.clock()
 
     def end(self, started: float) -> None:
         """End a turn once the loop has gone on."""
         asyncio.get_running_loop().call_soon(self._ended, started)
 
     def _ended(self, started: float) -> None:
-        self._rest.after(self._rest.clock() - started)
+        self.rest.after(self.rest.clock() - started)
         self._pass_on()
 
-    async def _wait(self, caller: str) -> None:
+    async def _wait(self, caller: str, *, goes_on: bool) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append(turn)
+        own = self._waiting.setdefault(caller, deque())
+        if goes_on:
+            own.appendleft(turn)
+        else:
+            own.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -188,9 +197,11 @@ class _Line:
 def _step_back() -> None:
     """Let this thread leave the core to whoever else wants it; elsewhere a thread has no priority of its own."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        thread = threading.get_native_id()
+        with suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
-def _is_heavy(inputs: int, characters: int = 0) -> bool:
+def is_heavy(inputs: int, characters: int = 0) -> bool:
     """Whether so many inputs, of so many characters in all, take long enough for others to notice."""
     return inputs > _MANY or characters > _LONG

@@ -1,5 +1,6 @@
 """Loading and unloading over HTTP: who may, what from, and what callers see."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -239,6 +240,34 @@ async def test_a_body_that_says_too_much_is_not_decoded(path: str) -> None:
         answer = await subject.http.post(f"/v2/repository/{path}", json=body)
 
         assert "larger than 65536 bytes" in refused(answer, subject, 413)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": "w0"}),
+        ("/infinity/embeddings", {"input": "w0"}),
+        ("/embed", {"inputs": "w0"}),
+        ("/v2/embed", {"texts": ["w0"]}),
+        ("/pooling", {"input": "w0"}),
+        (f"/models/{MODEL}", {"inputs": "w0"}),
+        (f"/v2/models/{MODEL}/infer", TEXT),
+    ],
+    ids=str,
+)
+async def test_a_call_is_answered_though_its_model_goes_meanwhile(path: str, body: dict[str, object]) -> None:
+    settings = explicit()
+    async with ready(changing(settings), settings) as subject:
+        subject.engine.device.gate.clear()
+        call = asyncio.ensure_future(subject.http.post(path, json=body))
+        await subject.engine.until(lambda: len(subject.engine.submitted) == 1)
+        going = asyncio.ensure_future(unload(subject))
+        while MODEL in subject.client.models:
+            await asyncio.sleep(0)
+        subject.engine.device.gate.set()
+
+        assert (await call).status_code == 200
+        assert (await going).status_code == 200
 
 
 async def test_a_drain_refuses_loads_and_goes_on_serving() -> None:
