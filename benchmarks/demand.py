@@ -1,8 +1,9 @@
 """
 Whether the demand metric tells the truth: a real server on one core, asked for known shares of what it can do.
 
-The capacity is what a closed loop gets out of the same server just before. Then calls come in an open loop, and the
-offered-work term is read from the metrics page. Before that two replicas share the calls that one had.
+The capacity is what a closed loop gets out of the same server just before and just after, on average. Between, calls
+come in an open loop, and the offered-work term is read from the metrics page. Before all that two replicas share the
+calls that one had.
 """
 
 import asyncio
@@ -48,11 +49,12 @@ def run(rounds: int, seconds: float) -> Findings:
     for number in range(rounds):
         values.setdefault(("two replicas", "sum / one's, a call"), []).append(_shared(core, callers_core, mix, number))
         with serving(core, *_FLAGS) as server:
+            before = _capacity(server, mix, max(seconds, WINDOW_S))
             for share in _SHARES:
-                capacity = _capacity(server, mix, max(seconds, WINDOW_S))  # anew: a machine's speed drifts
-                values.setdefault(("capacity", "texts per second"), []).append(capacity)
-                read = asyncio.run(_offer([server], mix, share * capacity, seed=number))[0]
-                told = read.rate / capacity
+                read = asyncio.run(_offer([server], mix, share * before, seed=number))[0]
+                after = _capacity(server, mix, max(seconds, WINDOW_S))  # anew: a machine's speed drifts
+                told, before = 2 * read.rate / (before + after), after
+                values.setdefault(("capacity", "texts per second"), []).append(after)
                 sys.stderr.write(f"round {number + 1}: told {told:.3f}, offered term {read.offered:.3f}\n")
                 values.setdefault((_name(share), "offered / capacity"), []).append(told)
                 values.setdefault((_name(share), "offered-work term"), []).append(read.offered)
@@ -123,6 +125,6 @@ def _conditions(rounds: int) -> dict[str, object]:
         "server": " ".join(_FLAGS),
         "calls": f"Poisson, {_PATIENCE[0]}",
         "window, s": WINDOW_S,
-        "capacity": f"{_CALLERS} callers in a closed loop, by the wall's clock",
+        "capacity": f"{_CALLERS} callers in a closed loop, by the wall's clock, before and after each load",
         "two replicas": "the second one shares its core with the callers",
     }
