@@ -7,10 +7,11 @@ import asyncio
 import random
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway import openai
 from gateway.call import network
@@ -90,6 +91,7 @@ class Connection(HttpToolsProtocol):
         self._unread_until: float | None = None  # None: nothing waited to be read when last looked at
         self._old_at = self.loop.time() + self.limits.connection_age_s * random.uniform(1 - _JITTER, 1 + _JITTER)
         self._deaf = False  # whatever else comes is thrown away
+        self._ends = False  # with the body that is on its way: it was answered already
         self._unheard_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -139,6 +141,7 @@ class Connection(HttpToolsProtocol):
         self._expect(self.limits.body_timeout_s, _SLOW_BODY)
         self._head_bytes = None
         super().on_headers_complete()
+        self.cycle.transport = _Way(self, self.cycle)  # type: ignore[assignment] # all that it uses
         if self.loop.time() >= self._old_at:
             self.cycle.keep_alive = False
 
@@ -155,6 +158,16 @@ class Connection(HttpToolsProtocol):
         """Hand the call over: it is whole."""
         self._expect_nothing()
         super().on_message_complete()
+        if self._ends:
+            self.transport.close()
+
+    def end(self, call: RequestResponseCycle) -> None:
+        """Close after a call's answer, but not before the call has come whole: the answer would be lost with it."""
+        comes = self._body_bytes > 0 or not self.expect_100_continue  # who asks first whether to send has its answer
+        if call.more_body and comes and not self._deaf:
+            self._ends = True
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be parsed, unless that was done."""
@@ -230,7 +243,9 @@ class Connection(HttpToolsProtocol):
             return
         self._deaf = True
         self.told_of_cut(fault.code)
-        if self.cycle is None or self.cycle.response_complete:
+        if self._ends:
+            self.transport.close()
+        elif self.cycle is None or self.cycle.response_complete:
             self._say(fault)
         elif not self.cycle.more_body:
             self.cycle.keep_alive = False
@@ -258,6 +273,15 @@ class Connection(HttpToolsProtocol):
             self.loop.call_later(_UNHEARD_S, self.transport.close)
         else:
             self.transport.close()
+
+
+class _Way:
+    """What one call has of its connection's transport."""
+
+    def __init__(self, connection: Connection, call: RequestResponseCycle) -> None:
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+        self.close = partial(connection.end, call)
 
 
 def _without_upgrade(data: bytes) -> bytes:

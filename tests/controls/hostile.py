@@ -49,6 +49,21 @@ GUARDS = (
         "tests/gateway/test_census.py::test_an_address_that_holds_half_of_it_brings_no_more_bodies_and_others_do",
     ),
     Guard(
+        "a connection does not end before its last call has come whole",
+        CONNECTION,
+        "if call.more_body and comes and not self._deaf:",
+        "if False:",
+        f"{CONNECTIONS}test_a_refusal_reaches_who_reads_only_after_sending"
+        "[Connection: close-/v1/embeddings-application/json-413]",
+    ),
+    Guard(
+        "who asks first whether to send is not waited for",
+        CONNECTION,
+        "comes = self._body_bytes > 0 or not self.expect_100_continue",
+        "comes = True",
+        f"{CONNECTIONS}test_who_asks_first_whether_to_send_is_refused_and_closed_at_once",
+    ),
+    Guard(
         "who was cut is not listened to for long",
         CONNECTION,
         "            self.transport.pause_reading()",

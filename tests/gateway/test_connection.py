@@ -1,6 +1,8 @@
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 from starlette.types import Message
@@ -162,6 +164,35 @@ async def test_a_large_body_in_chunks_of_one_byte_is_taken() -> None:
         answer = await address.answer(post(chunks, "Transfer-Encoding: chunked", close=True))
 
     assert statuses(answer) == [200]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "told"),
+    [("/v1/embeddings", "application/json", 413), ("/nowhere", "application/json", 404), ("/embed", "text/plain", 415)],
+)
+@pytest.mark.parametrize("line", ["Connection: close", "Connection: keep-alive"])
+async def test_a_refusal_reaches_who_reads_only_after_sending(path: str, kind: str, told: int, line: str) -> None:
+    body = b" " * 9_000_000
+    head = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Type: {kind}", f"Content-Length: {len(body)}", line, "", ""]
+
+    def ask(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as caller:
+            caller.sendall("\r\n".join(head).encode() + body)
+            caller.shutdown(socket.SHUT_WR)
+            return b"".join(iter(partial(caller.recv, 65_536), b""))
+
+    async with listening() as address:
+        answer = await asyncio.to_thread(ask, address.port)
+
+    assert statuses(answer) == [told]
+
+
+async def test_who_asks_first_whether_to_send_is_refused_and_closed_at_once() -> None:
+    head = ["POST /nowhere HTTP/1.1", "Host: x", "Content-Length: 9000000", "Expect: 100-continue", "Connection: close"]
+    async with listening() as address:
+        answer = await asyncio.wait_for(address.answer("\r\n".join([*head, "", ""]).encode()), 10)
+
+    assert statuses(answer) == [404]
 
 
 async def test_a_streamed_body_within_the_limit_is_answered() -> None:
