@@ -101,7 +101,7 @@ class Page:
 @contextmanager
 def browsing(command: str) -> Iterator[Page]:
     """A browser with one tab."""
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # its helpers may write a moment longer
         options = ["--no-sandbox", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--disable-gpu"]
         process = subprocess.Popen(
             [command, "--headless", *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
