@@ -264,16 +264,10 @@ class Client:
     def _find(self, name: str | None, ability: Ability | None, among: Container[str] | None = None) -> Served:
         if not self.healthy:
             raise DeviceLost("the device answers no more")
-        all_served = self._all()
+        self._all()
         if self._closing:
             raise Unavailable("draining")
-        if not all_served or (name is not None and name not in all_served):
-            raise self._repository.absent(name, among)
-        meant = _told_of(all_served, among) if name is None else [all_served[name]]
-        able = [served for served in meant if ability is None or ability in served.model.abilities]
-        if len(able) == 1:
-            return able[0]
-        raise InvalidRequest(_whose(meant, able, ability), "model")
+        return self._repository.meant(name, ability, among)
 
     def _checked(self, inputs: Inputs) -> Inputs:
         check_items(inputs, self._limits)
@@ -336,17 +330,6 @@ class Client:
                 return pieces
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the text was tokenised") from None
-
-
-def _told_of(all_served: Mapping[str, Served], among: Container[str] | None) -> list[Served]:
-    return [served for name, served in all_served.items() if among is None or name in among]
-
-
-def _whose(meant: Sequence[Served], able: Sequence[Served], ability: Ability | None) -> str:
-    if len(able) > 1:
-        return f"say which model is meant: {', '.join(served.model.name for served in able)}"
-    can = "; ".join(f"{served.model.name} can {', '.join(served.model.abilities)}" for served in meant)
-    return f"no model here does {ability}: {can}" if len(meant) > 1 else f"does not {ability}: {can}"
 
 
 def _answer(served: Served, ran: _Run[Piece], items: Sequence[Item]) -> Answer[Item]:

@@ -21,11 +21,12 @@ from inference.device import Device, Passage, model_edge, staging, to_device
 from inference.errors import CannotServe, InferenceError
 from inference.graphs import SMALLEST, Graphs, buckets
 from inference.heads import Head, Pooled, Rows, TokenVectors, own_head
+from inference.launched import LaunchedBatch, answers_of, split
 from inference.layout import Bucket, Layout, Packed, bounds_of, fill, lay_out
 from inference.own_head import OwnHead
 from inference.packing import difference, packed_as, position_offset, probes, self_test, tolerance
 from inference.prepacked import prepack
-from inference.request import Batch, Output, Request, Row, RowFailed, Tokens
+from inference.request import Batch, Output, Request, Row, Tokens
 from inference.task import Task
 from inference.tokenizer import Vocabulary
 from inference.weights import Alone, load_dense, load_weights
@@ -137,7 +138,7 @@ class Encoder:
         self.graph_bytes = before - torch.cuda.mem_get_info(self._device.place)[0]
         return len(wanted)
 
-    def launch(self, batch: Batch) -> "_Launched":
+    def launch(self, batch: Batch) -> LaunchedBatch:
         """Run a batch: asynchronous on CUDA, computed on return on a CPU."""
         requests = [entry.request for entry in batch.entries]
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].tokens))
@@ -148,7 +149,7 @@ class Encoder:
                 output: Rows(passage.fetch(rows.values), rows.counts) for output, rows in self.run(ordered).items()
             }
             passage.end()
-        return _Launched(answers, ordered, order, passage)
+        return LaunchedBatch(answers, ordered, order, passage)
 
     def run(self, requests: Sequence[Request]) -> Mapping[Output, Rows]:
         """Answer requests (best sorted by length): the rows of every output that one of them asks for."""
@@ -163,7 +164,7 @@ class Encoder:
     def rows(self, requests: Sequence[Request]) -> list[Row]:
         """Answer requests and wait: one row each, on the host."""
         with model_edge(), torch.inference_mode():
-            return _answers(self.run(requests), requests)
+            return answers_of(self.run(requests), requests)
 
     def drift(self, other: "Encoder") -> float:
         """Compare with the same model in another dtype: the largest distance of two answers, in answers' lengths."""
@@ -205,12 +206,12 @@ class Encoder:
     def _alone(self, tokens: Tokens) -> Row:
         requests = self._asked([tokens])
         rows = self._heads[requests[0].output](self._padded(requests), self._layout(requests), requests)
-        return _split(rows, 1)[0]
+        return split(rows, 1)[0]
 
     def _together(self, sequences: Sequence[Tokens]) -> list[Row]:
         requests = self._asked(sequences)
         hidden, layout = self._packed(requests)
-        return _split(self._heads[requests[0].output](hidden, layout, requests), len(requests))
+        return split(self._heads[requests[0].output](hidden, layout, requests), len(requests))
 
     def _asked(self, sequences: Sequence[Tokens]) -> list[Request]:
         """Ask for what tells most: where a head works token by token, the states that it works on."""
@@ -341,33 +342,6 @@ class Encoder:
         return min((int(limit) for limit in limits if limit and limit > 0), default=512)
 
 
-class _Launched:
-    """A batch on its way: implements runtime.Launched."""
-
-    def __init__(
-        self, answers: Mapping[Output, Rows], requests: Sequence[Request], order: Sequence[int], passage: Passage
-    ) -> None:
-        self._answers = answers
-        self._requests = requests
-        self._order = order
-        self._passage = passage
-
-    @property
-    def busy_s(self) -> float | None:
-        return self._passage.busy_s
-
-    def wait(self) -> Sequence[Row | RowFailed]:
-        with model_edge():
-            self._passage.wait()
-            rows = _answers(self._answers, self._requests)
-            finite = {output: _finite(rows, len(self._order)) for output, rows in self._answers.items()}
-        outcomes: list[Row | RowFailed] = [RowFailed("the model's answer is not finite")] * len(self._order)
-        for number, place in enumerate(self._order):
-            if finite[self._requests[number].output][number]:
-                outcomes[place] = rows[number]
-        return outcomes
-
-
 def load_encoder(
     checkpoint: Checkpoint,
     device: Device,
@@ -392,29 +366,6 @@ def _parameters(part: torch.nn.Module) -> frozenset[str]:
     """Name what a model's forward takes; token types only where they have embeddings of their own."""
     names = frozenset(inspect.signature(inspect.unwrap(type(part).forward)).parameters)
     return names if hasattr(part.config, "type_vocab_size") else names - {"token_type_ids"}
-
-
-def _answers(rows: Mapping[Output, Rows], requests: Sequence[Request]) -> list[Row]:
-    """Move rows to the host and give each request the one that it asked for."""
-    split = {output: _split(of_output, len(requests)) for output, of_output in rows.items()}
-    return [split[request.output][index] for index, request in enumerate(requests)]
-
-
-def _split(rows: Rows, count: int) -> list[Row]:
-    values = rows.values.cpu().numpy()
-    if rows.values.is_pinned():
-        values = values.copy()  # torch wants pinned memory back, and answers may be kept
-    if rows.counts is None:
-        return [values[index] for index in range(count)]
-    return np.split(values, np.cumsum(rows.counts)[:-1])
-
-
-def _finite(rows: Rows, count: int) -> list[bool]:
-    """Say of each request's row whether all its numbers are finite."""
-    good = np.isfinite(rows.values.numpy()).all(1)
-    if rows.counts is None:
-        return [bool(each) for each in good[:count]]
-    return [bool(part.all()) for part in np.split(good, np.cumsum(rows.counts)[:-1])]
 
 
 def _check_precision(encoder: Encoder, reference: Encoder) -> None:

@@ -8,7 +8,7 @@ one cannot serve. One change at a time. Lives on the event loop; what takes long
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Coroutine
+from collections.abc import Callable, Container, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inference.checkpoint import Checkpoint
 from inference.config import ModelSource
-from inference.errors import CannotServe, InferenceError, Unavailable, UnknownModel
+from inference.errors import CannotServe, InferenceError, InvalidRequest, Unavailable, UnknownModel
 from inference.fetch import DEFAULT_MODEL
 from inference.intake import Served
+from inference.task import Ability
 
 if TYPE_CHECKING:
     from inference.engine import Engine
@@ -97,6 +98,23 @@ class Repository:
             return UnknownModel("no model is served", "model")
         known = ", ".join(each for each in self.served if among is None or each in among) or "none"
         return UnknownModel(f"the model {name!r} is not served; there is: {known}", "model")
+
+    def meant(self, name: str | None, ability: Ability | None, among: Container[str] | None = None) -> Served:
+        """
+        Return the model of this name, or the only one that can do this (None: anything); raises InferenceError.
+
+        Of other models than those `among` (None: all) nothing is said.
+        """
+        if not self.served or (name is not None and name not in self.served):
+            raise self.absent(name, among)
+        if name is not None:
+            told = [self.served[name]]
+        else:
+            told = [served for known, served in self.served.items() if among is None or known in among]
+        able = [served for served in told if ability is None or ability in served.model.abilities]
+        if len(able) == 1:
+            return able[0]
+        raise InvalidRequest(_whose(told, able, ability), "model")
 
     def close(self) -> None:
         """Give up changes that are under way, and refuse others; what serves goes on serving."""
@@ -227,3 +245,11 @@ class Repository:
         return (
             [] if root is None or not root.is_dir() else sorted(each.name for each in root.iterdir() if each.is_dir())
         )
+
+
+def _whose(told: Sequence[Served], able: Sequence[Served], ability: Ability | None) -> str:
+    """Say why it is not clear which model is meant, or what those that are meant can do."""
+    if len(able) > 1:
+        return f"say which model is meant: {', '.join(served.model.name for served in able)}"
+    can = "; ".join(f"{served.model.name} can {', '.join(served.model.abilities)}" for served in told)
+    return f"no model here does {ability}: {can}" if len(told) > 1 else f"does not {ability}: {can}"

@@ -293,7 +293,7 @@ GUARDS = (
     ),
     Guard(
         "a row that is not finite is no answer",
-        "inference/encoder.py",
+        "inference/launched.py",
         "            if finite[self._requests[number].output][number]:",
         "            if True:",
         f"{FAILURES}test_only_the_guilty_fail_when_it_is_the_model_itself_that[is not finite]",
