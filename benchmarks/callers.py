@@ -6,13 +6,17 @@ Bare sockets and requests made beforehand, so that the callers' core is never wh
 
 import asyncio
 import itertools
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import orjson
+
+_TIMING: Final = re.compile(rb"(\w+);dur=([\d.]+)")  # of a Server-Timing header
 
 
 class WrongAnswer(Exception):
@@ -55,11 +59,12 @@ class Connection:
         """Take the two ends; `connect` opens them."""
         self._reader = reader
         self._writer = writer
+        self.head = b""  # of the last answer, in lower case
 
     async def ask(self, call: bytes, status: int = 200) -> bytes:
         """Send a call and return the body of its answer; raises WrongAnswer for another status."""
         self._writer.write(call)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        head = self.head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
         body = await self._reader.readexactly(int(length))
         if not head.startswith(b"http/1.1 %d" % status):
@@ -102,15 +107,17 @@ async def vectors(port: int, texts: Sequence[str], callers: int) -> npt.NDArray[
     return np.stack([rows[index] for index in range(len(texts))])
 
 
-async def latencies(port: int, texts: Sequence[str]) -> list[float]:
-    """Ask for one text after another on one connection; returns the seconds of each."""
+async def latencies(port: int, texts: Sequence[str]) -> list[dict[str, float]]:
+    """Ask for one text after another on one connection; returns the milliseconds of each, by what took them."""
     connection = await connect(port)
     took = []
     for call in [call_of(text, port, truncate=True) for text in texts]:
         started = time.perf_counter()
         body = await connection.ask(call)
-        took.append(time.perf_counter() - started)
+        all_ms = 1000 * (time.perf_counter() - started)
         vector_of(body)
+        told = {name.decode(): float(spent) for name, spent in _TIMING.findall(connection.head)}
+        took.append({"all": all_ms, **told, "the rest": all_ms - sum(told.values())})
     await connection.close()
     return took
 

@@ -1,5 +1,6 @@
 """
-What serving costs beside the model: under load against the best offline job, alone against a direct call.
+What serving costs beside the model: under load against the best offline job, alone against a direct call; and where
+the time goes.
 
 The server, and each alternative, has one core and one thread; the callers have the other core. Figures are
 per CPU-second of the process that is measured, since other work on the machine stretches the wall's. `serving-bfloat16`
@@ -120,29 +121,35 @@ def _served_round(notes: _Notes, server: Server, mix: Sequence[str], seconds: fl
     async def watch() -> callers.Window:
         return await ClosedLoop(server.port, mix, _CALLERS, server.cpu_s).run(seconds)
 
-    before = server.batches()
+    before, loop_s, all_s = server.batches(), server.loop_cpu_s(), server.cpu_s()
     window = asyncio.run(watch())
     batches = server.batches() - before
+    loop_share = (server.loop_cpu_s() - loop_s) / (server.cpu_s() - all_s)
     notes.add(_SERVED, "texts per CPU-second", window.answers / window.server_cpu_s)
     notes.add(_SERVED, "texts per second", window.answers / window.wall_s)
     notes.add(_SERVED, "p50 ms", 1000 * window.latency_s(50))
     notes.add(_SERVED, "p99 ms", 1000 * window.latency_s(99))
     notes.add(_SERVED, "texts a batch", batches.sequences / batches.count)
     notes.add(_SERVED, "tokens a batch", batches.tokens / batches.count)
+    text_ms = 1000 * window.server_cpu_s / window.answers
+    notes.add(_SERVED, "loop thread's CPU ms a text", loop_share * text_ms)
+    notes.add(_SERVED, "other threads' CPU ms a text", (1 - loop_share) * text_ms)
     notes.add(_SERVED, "server's CPU share", window.server_cpu_s / window.wall_s)
     notes.add(_SERVED, "callers' CPU share", window.callers_cpu_s / window.wall_s)
 
 
 def _single_round(notes: _Notes, server: Server, alternatives: Alternatives, mix: Sequence[str]) -> None:
-    took: dict[str, list[float]] = defaultdict(list)
+    took: dict[str, list[float]] = defaultdict(list)  # milliseconds
     for start in range(0, len(mix), _TURN):
         turn = mix[start : start + _TURN]
         for way, name in _DIRECT.items():
-            took[name] += alternatives.latencies(way, turn)
-        took[_SERVED_ONE] += asyncio.run(callers.latencies(server.port, turn))
+            took[name] += [1000 * spent_s for spent_s in alternatives.latencies(way, turn)]
+        for spent in asyncio.run(callers.latencies(server.port, turn)):
+            for part, spent_ms in spent.items():
+                took[_SERVED_ONE if part == "all" else f"{_SERVED_ONE}, {part}"].append(spent_ms)
     for name, latencies in took.items():
-        notes.add(name, "p50 ms", 1000 * median(latencies))
-        notes.add(name, "mean ms", 1000 * float(np.mean(latencies)))
+        notes.add(name, "p50 ms", median(latencies))
+        notes.add(name, "mean ms", float(np.mean(latencies)))
 
 
 def _goals(notes: _Notes, cosine: float, least: float) -> list[Goal]:
