@@ -5,11 +5,16 @@ Torch's own layer finds the weights as they lie in the checkpoint, and lays them
 Answers are the same sums in another order.
 """
 
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import torch
 
 _ROWS: Final = 256  # of a usual batch; a layout is right for any number
+_MANY_ROWS: Final = 1024  # of a large batch: small ones tell more of the moment
+_TRIES: Final = 4
+_SMALLEST: Final = 100_000  # weights: what less takes is the call, not the product
 
 
 class Prepacked(torch.nn.Module):
@@ -34,23 +39,48 @@ class Prepacked(torch.nn.Module):
         return out
 
 
-def prepack(model: torch.nn.Module, *, but: torch.nn.Module | None = None) -> int:
+def prepack(model: torch.nn.Module, *, but: torch.nn.Module | None = None, if_gains: float = 0.0) -> int:
     """
     Put prepacked layers in the place of a CPU model's own, and return how many.
 
-    Left as they are: `but`, layers of another kind, weights that two layers share, and all where oneDNN cannot.
+    Left as they are: `but`, layers of another kind, weights that two layers share, and all where oneDNN cannot, or
+    where it does not multiply a large batch by the largest of them so many times as fast as torch.
     """
-    places = [
-        (parent, name)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is torch.nn.Linear and child is not but and _owners(model, child.weight) == 1
-    ]
-    if not all(_is_possible(dtype) for dtype in {getattr(parent, name).weight.dtype for parent, name in places}):
+    places = list(_places(model, but))
+    if not places or not all(_is_possible(dtype) for dtype in {getattr(*place).weight.dtype for place in places}):
+        return 0
+    largest = max((getattr(*place) for place in places), key=lambda layer: int(layer.weight.numel()))
+    if if_gains and gain(largest) < if_gains:
         return 0
     for parent, name in places:  # one after the other: each frees what it replaces
         setattr(parent, name, Prepacked(getattr(parent, name)))
     return len(places)
+
+
+def gain(layer: torch.nn.Linear, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Measure how many times as fast a large batch is through a prepacked layer; 1 where it is too small to tell."""
+    if layer.weight.numel() < _SMALLEST:
+        return 1.0
+    both = layer, Prepacked(layer)
+    with torch.inference_mode():
+        x = torch.ones(_MANY_ROWS, layer.in_features, dtype=layer.weight.dtype)
+        took = [[_seconds(each, x, clock) for each in both] for _ in range(_TRIES)]
+    plain_s, prepacked_s = (min(tries[which] for tries in took) for which in range(2))
+    return plain_s / prepacked_s
+
+
+def _places(model: torch.nn.Module, but: torch.nn.Module | None) -> Iterator[tuple[torch.nn.Module, str]]:
+    """Find the layers that may be replaced, each by what holds it and its name there."""
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if type(child) is torch.nn.Linear and child is not but and _owners(model, child.weight) == 1:
+                yield parent, name
+
+
+def _seconds(layer: torch.nn.Module, x: torch.Tensor, clock: Callable[[], float]) -> float:
+    started = clock()
+    layer(x)
+    return clock() - started
 
 
 def _owners(model: torch.nn.Module, weight: torch.Tensor) -> int:

@@ -88,16 +88,18 @@ def test_weights_are_laid_out_where_sequences_are_packed(
 
 
 @pytest.mark.parametrize(("dtype", "laid"), [(torch.float32, 0), (torch.bfloat16, 13)])
-def test_weights_are_laid_out_where_that_gains_much(
-    tiny_paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, laid: int
+@pytest.mark.parametrize("gains", [1.0, 2.0])
+def test_weights_are_laid_out_where_that_gains_enough(
+    tiny_paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, laid: int, gains: float
 ) -> None:
     told = []
     prepack = Encoder.prepack
-    monkeypatch.setattr(Encoder, "prepack", lambda encoder: told.append(prepack(encoder)))
+    monkeypatch.setattr(Encoder, "prepack", lambda encoder, if_gains: told.append(prepack(encoder, if_gains)))
+    monkeypatch.setattr("inference.prepacked.gain", lambda layer: gains)
 
     load_encoder(read_checkpoint("m", tiny_paths["bert"]), CPU, dtype)
 
-    assert sum(told) == laid
+    assert sum(told) == (13 if gains > 1.0 else laid)
 
 
 @pytest.mark.parametrize(("architecture", "longest"), [("bert", POSITIONS), ("roberta", POSITIONS - 2)])
