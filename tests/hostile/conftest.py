@@ -81,8 +81,7 @@ class Healthy:
 
     def until(self, count: int, server: Headrace) -> None:
         """Wait for so many answers more."""
-        wanted = len(self.answers) + count
-        server.until(lambda: len(self.answers) >= wanted or self.errors)
+        each_until([self], count, server)
 
     def _run(self) -> None:
         while not self._stop.wait(PAUSE_S):
@@ -133,6 +132,14 @@ def callers(port: int, count: int = CALLERS, headers: Mapping[str, str] | None =
     texts = [json.dumps({"input": f"w1 w2 w{10 + number}"}) for number in range(count)]
     with ExitStack() as stack:
         yield [stack.enter_context(Healthy(port, text, headers)) for text in texts]
+
+
+def each_until(everybody: list[Healthy], count: int, server: Headrace) -> None:
+    """Wait until each has so many answers more, or an error."""
+    wanted = [len(one.answers) + count for one in everybody]
+    server.until(
+        lambda: all(len(one.answers) >= enough or one.errors for one, enough in zip(everybody, wanted, strict=True))
+    )
 
 
 def all_answered(everybody: list[Healthy]) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import skip
 from tests.e2e.conftest import Headrace
 from tests.gateway.keys import bearer, key_for
-from tests.hostile.conftest import all_answered, begin, callers, counted, healed_s, port_of, right
+from tests.hostile.conftest import all_answered, begin, callers, counted, each_until, healed_s, port_of, right
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -35,14 +35,12 @@ def test_a_process_that_is_stopped_goes_on_where_it_was(
     port = port_of(server)
 
     with callers(port) as everybody:
-        for one in everybody:
-            one.until(20, server)
+        each_until(everybody, 20, server)
         server.signal(signal.SIGSTOP)
         time.sleep(3)  # longer than a batch may take
         server.signal(signal.SIGCONT)
         record_property("healed_s", healed_s(port, time.monotonic()))
-        for one in everybody:
-            one.until(20, server)
+        each_until(everybody, 20, server)
 
     assert all_answered(everybody)
     assert counted(server, ANSWERED) == 1 + sum(len(one.answers) for one in everybody)  # one was asked by `healed_s`
@@ -56,8 +54,7 @@ def test_a_process_that_is_killed_loses_only_what_it_had_and_its_successor_takes
     port = port_of(server)
 
     with callers(port) as everybody:
-        for one in everybody:
-            one.until(20, server)
+        each_until(everybody, 20, server)
         server.process.kill()
         server.process.wait()
         killed = time.monotonic()
@@ -78,15 +75,12 @@ def test_a_disk_that_is_full_of_logs_costs_nobody_an_answer(start: Callable[...,
     port = port_of(server)
 
     with callers(port) as everybody:
-        for one in everybody:
-            one.until(20, server)
+        each_until(everybody, 20, server)
         full = len(server.said) // 2  # of what is written already: not a byte more is taken
         psutil.Process(server.process.pid).rlimit(resource.RLIMIT_FSIZE, (full, full))
-        for one in everybody:
-            one.until(50, server)
+        each_until(everybody, 50, server)
         said = server.said
-        for one in everybody:
-            one.until(50, server)
+        each_until(everybody, 50, server)
 
     assert all_answered(everybody)
     assert server.said == said
@@ -111,12 +105,10 @@ def test_a_clock_that_jumps_moves_no_deadline(
     year = date_of(port)
 
     with callers(port) as everybody:
-        for one in everybody:
-            one.until(20, server)
+        each_until(everybody, 20, server)
         clock.write_text(jump)
         server.until(lambda: date_of(port) != year)
-        for one in everybody:
-            one.until(50, server)
+        each_until(everybody, 50, server)
 
     assert all_answered(everybody)
 
@@ -139,22 +131,19 @@ def test_a_redis_that_goes_and_comes_back_costs_nobody_an_answer(
     server = begin(start, model, "--keys", str(keys), "--audit-log", str(tmp_path / "audit"), "--redis-url", redis.url)
 
     with callers(port_of(server), headers=headers) as everybody:
-        for one in everybody:
-            one.until(20, server)
+        each_until(everybody, 20, server)
         shared = [counted(server, "headrace_shared_limits ")]
         redis.kill() if how == "killed" else redis.signal(signal.SIGSTOP)
         gone = time.monotonic()
         server.until(lambda: counted(server, "headrace_shared_limits ") == 0)
         record_property("noticed_s", time.monotonic() - gone)
-        for one in everybody:
-            one.until(50, server)
+        each_until(everybody, 50, server)
         shared.append(counted(server, "headrace_shared_limits "))
         redis.start() if how == "killed" else redis.signal(signal.SIGCONT)
         back = time.monotonic()
         server.until(lambda: counted(server, "headrace_shared_limits ") == 1)
         record_property("healed_s", time.monotonic() - back)
-        for one in everybody:
-            one.until(20, server)
+        each_until(everybody, 20, server)
     redis.kill()
 
     assert all_answered(everybody)
@@ -172,8 +161,7 @@ def test_a_model_file_that_changes_in_place_changes_no_answer(
     size = weights.stat().st_size
 
     with callers(port_of(server)) as everybody:
-        for one in everybody:
-            one.until(20, server)
+        each_until(everybody, 20, server)
         if way == "replaced":
             other = tmp_path / "other"
             other.write_bytes(os.urandom(size))
@@ -182,8 +170,7 @@ def test_a_model_file_that_changes_in_place_changes_no_answer(
             with weights.open("r+b") as file:
                 file.truncate(0)
                 file.write(os.urandom(size) if way == "overwritten" else b"")
-        for one in everybody:
-            one.until(50, server)
+        each_until(everybody, 50, server)
 
     assert all_answered(everybody)
 
@@ -212,8 +199,7 @@ def test_ten_thousand_connections_that_are_half_open_keep_nobody_out(
         record_property("bytes_each", (process.memory_info().rss - before) // HALF_OPEN)
         server.until(lambda: process.num_fds() < 100)
         record_property("healed_s", time.monotonic() - opened)
-        for one in everybody:
-            one.until(20, server)
+        each_until(everybody, 20, server)
 
     assert all_answered(everybody)
 
