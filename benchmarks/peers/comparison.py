@@ -53,7 +53,7 @@ class Contender:
     """A server, and what its calls must say so that it cuts long texts."""
 
     started: Callable[[], AbstractContextManager[Process]]
-    fields: Mapping[str, object] = callers.CUT
+    fields: Mapping[str, object]
 
 
 def run(rounds: int, seconds: float) -> Findings:
@@ -82,9 +82,9 @@ def _contenders(core: int, model: Path) -> dict[str, Contender]:
         stock[name] = partial(start, core, model)
         stock[f"{name}, by length"] = partial(start, core, model, "by length")
     return {
-        _HEADRACE: Contender(lambda: serving(core, "--latency-target-ms", "1000", "--auto-truncate")),
-        _PLAIN: Contender(lambda: servers.plain(core, model)),
-        **{name: Contender(started) for name, started in stock.items()},
+        _HEADRACE: Contender(lambda: serving(core, "--latency-target-ms", "1000", "--auto-truncate"), callers.CUT),
+        _PLAIN: Contender(lambda: servers.plain(core, model), callers.CUT),
+        **{name: Contender(started, callers.CUT) for name, started in stock.items()},
         "vLLM": Contender(lambda: servers.vllm(core, model), {"truncate_prompt_tokens": 256}),
     }
 
