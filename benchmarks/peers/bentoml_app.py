@@ -7,9 +7,10 @@ import bentoml
 from benchmarks.peers.model import answer, embed, load
 
 _TIMEOUT_S = 60
+_FOR_EVER = {"max_requests": 10**9, "max_age": 1e9}  # else it closes the connection to a service under other calls
 
 
-@bentoml.service(workers=1, traffic={"timeout": _TIMEOUT_S})
+@bentoml.service(workers=1, traffic={"timeout": _TIMEOUT_S}, runner_connection=_FOR_EVER)
 class Model:
     """What is batched."""
 
