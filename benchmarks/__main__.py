@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from benchmarks import (
+    alone,
     autoscale,
     demand,
     goodput,
@@ -27,6 +28,7 @@ from benchmarks.peers import comparison
 from benchmarks.results import Findings, publish
 
 NAMES: Final[Mapping[str, Callable[[int, float], Findings]]] = {
+    "alone": alone.run,
     "autoscale": autoscale.run,
     "demand": demand.run,
     "goodput": goodput.run,

@@ -141,15 +141,15 @@ async def _in_process(state: State, rows: Sequence[Row], seconds: float) -> dict
     for row in rows:
         bodies, texts = cycle(row.bodies), cycle(row.texts or [()])
         ways = {
-            _IN_PROCESS: lambda row=row, bodies=bodies: _ask(made.app, row, next(bodies)),
+            _IN_PROCESS: lambda row=row, bodies=bodies: ask(made.app, row, next(bodies)),
             _CLIENT: lambda row=row, texts=texts: _embed(made.client, next(texts)),
         }
-        for ask in ways.values():
-            await _calls(ask, 0.3)
+        for work in ways.values():
+            await _calls(work, 0.3)
         spent: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(_SLICES):
-            for way, ask in ways.items():
-                spent[way].append(await _calls(ask, seconds / _SLICES))
+            for way, work in ways.items():
+                spent[way].append(await _calls(work, seconds / _SLICES))
         found |= {(row.name, way): median(told) for way, told in spent.items()}
         found[row.name, _DIALECT] = found[row.name, _IN_PROCESS] - found[row.name, _CLIENT]
     made.lifecycle.abandon()
@@ -166,7 +166,7 @@ async def _control(seconds: float) -> float:
         return Response()
 
     app = Starlette(routes=[Route(_CONTROL.path, nothing)])
-    return await _calls(lambda: _ask(app, _CONTROL, b""), seconds)
+    return await _calls(lambda: ask(app, _CONTROL, b""), seconds)
 
 
 async def _calls(ask: Callable[[], Awaitable[None]], seconds: float) -> float:
@@ -193,7 +193,7 @@ async def _embed(client: Client, texts: Sequence[str]) -> None:
             await client.embed(Embed(Inputs(list(texts)), _TERMS))
 
 
-async def _ask(app: ASGIApp, row: Row, content: bytes) -> None:
+async def ask(app: ASGIApp, row: Row, content: bytes) -> None:
     """One exchange as a server would offer it; raises WrongAnswer."""
     body: Message | None = {"type": "http.request", "body": content, "more_body": False}
     status = 0
