@@ -169,7 +169,7 @@ async def _control(seconds: float) -> float:
     return await _calls(lambda: ask(app, _CONTROL, b""), seconds)
 
 
-async def _calls(ask: Callable[[], Awaitable[None]], seconds: float) -> float:
+async def _calls(call: Callable[[], Awaitable[None]], seconds: float) -> float:
     until, calls = time.perf_counter() + seconds, 0
     started_s = time.process_time()
 
@@ -177,7 +177,7 @@ async def _calls(ask: Callable[[], Awaitable[None]], seconds: float) -> float:
         nonlocal calls
         while time.perf_counter() < until:
             for _ in range(_TURN):
-                await ask()
+                await call()
             calls += _TURN
 
     async with asyncio.TaskGroup() as group:

@@ -52,7 +52,7 @@ class _Round:
 
 
 def run(rounds: int, seconds: float) -> Findings:
-    """Offer the mixture, round after round; the server is the same all the time."""
+    """Offer the mixture, round after round, two at the least; the server is the same all the time."""
     core, callers_core = machine.two_cores()
     os.sched_setaffinity(0, {callers_core})
     with serving(core, "--no-access-log") as server:
@@ -60,7 +60,7 @@ def run(rounds: int, seconds: float) -> Findings:
         window = asyncio.run(ClosedLoop(server.port, passages, _CALLERS, server.cpu_s).run(_CALIBRATE_S))
         rate = _SHARE * window.answers / window.wall_s
         seen = [_look(server)]
-        for number in range(_SETTLE + rounds):
+        for number in range(_SETTLE + max(2, rounds)):
             seen.append(asyncio.run(_offer(server, passages, rate, seconds, seed=number)))
             sys.stderr.write(f"round {number + 1} of {_SETTLE + rounds} at {rate:.1f}/s: {seen[-1]}\n")
     return _findings(seen[0], seen[1:], rate, seconds)
@@ -103,8 +103,6 @@ def _findings(start: _Round, seen: Sequence[_Round], rate: float, seconds: float
 def _growth(values: Sequence[float]) -> float:
     """Return the rise of a line through the settled rounds, from the first of them to the last."""
     settled = _settled(values)
-    if len(settled) < 2:
-        return 0.0
     return float(np.polyfit(range(len(settled)), settled, 1)[0]) * (len(settled) - 1)
 
 

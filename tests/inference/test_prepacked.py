@@ -93,18 +93,31 @@ def test_the_gain_is_that_of_each_ones_best_try() -> None:
     plain, laid = [9.0, 4.0, 5.0, 4.0], [8.0, 2.5, 2.0, 3.0]
     moments = [moment for both in zip(plain, laid, strict=True) for took in both for moment in (0.0, took)]
 
-    assert gain(torch.nn.Linear(320, 320), iter(moments).__next__) == 2.0
+    assert gain(320, 320, iter(moments).__next__) == 2.0
 
 
 def test_a_small_layer_is_not_measured() -> None:
-    assert gain(torch.nn.Linear(64, 64), iter([]).__next__) == 1.0
+    assert gain(64, 64, iter([]).__next__) == 1.0
 
 
 @pytest.mark.parametrize(("gained", "changed"), [(1.4, 0), (1.6, 1)])
 def test_layers_stay_where_it_gains_too_little(monkeypatch: pytest.MonkeyPatch, gained: float, changed: int) -> None:
     asked = []
-    monkeypatch.setattr("inference.prepacked.gain", lambda layer: asked.append(layer.out_features) or gained)
+    monkeypatch.setattr("inference.prepacked.gain", lambda inputs, outputs: asked.append(outputs) or gained)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 9), but := torch.nn.Linear(9, 99))
 
-    assert prepack(model, but=but, if_gains=1.5) == 2 * changed
+    assert prepack(model, but=but, least_gain=1.5) == 2 * changed
     assert asked == [9]
+
+
+def test_a_layer_that_answers_otherwise_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = Prepacked.forward
+    monkeypatch.setattr(Prepacked, "forward", lambda layer, x: forward(layer, x.bfloat16().float()))
+
+    assert gain(320, 320, iter([]).__next__) == 1.0
+
+
+def test_a_build_without_onednn_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+
+    assert prepack(torch.nn.Sequential(torch.nn.Linear(4, 4))) == 0
