@@ -42,7 +42,7 @@ GUARDS = (
         "inference/turns.py",
         "waited_for = asyncio.shield(thread)",
         "waited_for = thread",
-        f"{TURNS}test_a_turn_lasts_until_its_thread_has_ended_whoever_has_gone",
+        f"{TURNS}test_what_a_caller_that_has_gone_left_running_is_rested_for_too",
     ),
     Guard(
         "an answer waits no longer than its call may take",

@@ -154,6 +154,26 @@ async def test_a_turn_lasts_until_its_thread_has_ended_whoever_has_gone() -> Non
     assert (before, told, log) == (["gone"], "last", ["gone", "last"])
 
 
+async def test_what_a_caller_that_has_gone_left_running_is_rested_for_too() -> None:
+    now, log = [0.0], list[str]()
+    turns = Turns(lambda: now[0])
+    gone, last = Work("gone", log), Work("last", log)
+    last.may_end.set()
+
+    with turns.here("light", 1):
+        call = asyncio.ensure_future(turns.work("a", BULK, 0, gone))
+        await asyncio.to_thread(gone.began.wait, 10)
+        call.cancel()
+        await rounds()
+        now[0] += 0.02
+        gone.may_end.set()
+        after = asyncio.ensure_future(turns.work("b", BULK, 0, last))
+        await asyncio.sleep(0.04)  # of the 0.08 s that it rests
+        before = list(log)
+
+    assert (before, await after) == (["gone"], "last")
+
+
 async def test_an_answer_does_not_wait_for_what_is_not_computed_yet() -> None:
     turns, log = Turns(), list[str]()
     work = Work("long", log)
